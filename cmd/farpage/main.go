@@ -1,0 +1,44 @@
+// Command farpage is the host agent and the command line.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/farpage/farpage/api"
+	"github.com/spf13/cobra"
+)
+
+// exitStatus is an error that only sets the exit status: what there was to say has
+// been said.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+func main() {
+	root := &cobra.Command{
+		Use:   "farpage",
+		Short: "Far memory for containers: run within a local-RAM budget, the rest lives elsewhere",
+		Example: `  sudo farpage run --local 256Mi -- python3 job.py
+  sudo farpage agent
+  sudo farpage ps`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(agentCommand(), runCommand(), psCommand(), statCommand(), evictCommand())
+	root.CompletionOptions.HiddenDefaultCmd = true
+	if err := root.Execute(); err != nil {
+		var status exitStatus
+		if errors.As(err, &status) {
+			os.Exit(int(status))
+		}
+		fmt.Fprintf(os.Stderr, "farpage: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// socketDirFlag adds --socket-dir.
+func socketDirFlag(c *cobra.Command, into *string) {
+	c.Flags().StringVar(into, "socket-dir", api.DefaultSocketDir, "folder of the agent's sockets")
+}

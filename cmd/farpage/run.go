@@ -1,0 +1,330 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/farpage/farpage/api"
+	"github.com/farpage/farpage/oci/policy"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// Exit statuses as docker run's.
+const (
+	statusFailed        = 125
+	statusNotExecutable = 126
+	statusNotFound      = 127
+	statusSignal        = 128
+)
+
+type runOptions struct {
+	local, far, store, stats string
+}
+
+func runCommand() *cobra.Command {
+	var o runOptions
+	c := &cobra.Command{
+		Use:   "run --local SIZE [flags] -- CMD ARG...",
+		Short: "Run a command within a local-memory budget, without a container",
+		Long: `Run a command within a local-memory budget, without a container.
+
+A private agent serves the command and what it starts. Exit status: the command's
+own; 128+n when signal n ended it; 125 when farpage itself failed, 126 when the
+command cannot be executed, 127 when it is not found.`,
+		Example: `  sudo farpage run --local 256Mi -- python3 job.py
+  sudo farpage run --local 64Mi --stats run.json -- redis-server`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			status, err := o.run(args)
+			if err != nil {
+				fmt.Fprintf(os.Stderr, "farpage: %v\n", err)
+			}
+			return exitStatus(status)
+		},
+	}
+	c.Flags().SetInterspersed(false)
+	c.Flags().StringVar(&o.local, "local", "", "how much memory may be resident, for example 256Mi (required)")
+	c.Flags().StringVar(&o.far, "far", "", "how much may be far (default unlimited)")
+	c.Flags().StringVar(&o.store, "store", "mem:", "where far pages live: mem: (compressed RAM)")
+	c.Flags().StringVar(&o.stats, "stats", "", "write statistics (JSON) to this file at the end")
+	return c
+}
+
+// policy makes the run's policy of its flags.
+func (o runOptions) policy() (policy.Policy, error) {
+	if o.local == "" {
+		return policy.Policy{}, errors.New("--local SIZE is missing: how much memory may be resident, for example --local 256Mi")
+	}
+	a := map[string]string{policy.KeyLocal: o.local, policy.KeyFar: "unlimited"}
+	if o.far != "" {
+		a[policy.KeyFar] = o.far
+	}
+	p, _, err := policy.Parse(a, 0)
+	return p, err
+}
+
+func (o runOptions) run(args []string) (int, error) {
+	p, err := o.policy()
+	if err != nil {
+		return statusFailed, err
+	}
+	if os.Geteuid() != 0 {
+		return statusFailed, errors.New("run needs root: type sudo farpage run ...")
+	}
+	path, status, err := lookUp(args[0])
+	if err != nil {
+		return status, err
+	}
+	private, err := startPrivate(o.store)
+	if err != nil {
+		return statusFailed, err
+	}
+	reply, err := private.client.Add(context.Background(), api.AddRequest{
+		ID: private.id, Name: filepath.Base(path), Pid: os.Getpid(), Policy: p,
+	})
+	if err != nil {
+		private.end()
+		return statusFailed, err
+	}
+	status, err = command(path, args, filepath.Join(reply.Dir, "libfarpage.so"))
+	if o.stats != "" {
+		if serr := private.writeStats(o.stats); serr != nil && err == nil {
+			err = serr
+		}
+	}
+	return status, err
+}
+
+// lookUp finds the command as a shell does.
+func lookUp(name string) (path string, status int, err error) {
+	path, err = exec.LookPath(name)
+	if err == nil || errors.Is(err, exec.ErrDot) {
+		return path, 0, nil
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return "", statusNotExecutable, fmt.Errorf("%s cannot be executed: %w", name, errors.Unwrap(err))
+	}
+	return "", statusNotFound, fmt.Errorf("%s: command not found", name)
+}
+
+// command runs the command with our library behind those that are preloaded
+// already, and returns its exit status.
+func command(path string, args []string, library string) (int, error) {
+	env := os.Environ()
+	preload := "LD_PRELOAD=" + library
+	for i, v := range env {
+		if old, ok := strings.CutPrefix(v, "LD_PRELOAD="); ok {
+			if old != "" {
+				preload = v + ":" + library
+			}
+			env = append(env[:i], env[i+1:]...)
+			break
+		}
+	}
+	// Go passes on what has no close-on-exec flag: descriptors from 3 on are the
+	// command's as they are ours.
+	signals := make(chan os.Signal, 64)
+	for _, s := range forwarded {
+		if !signal.Ignored(s) {
+			signal.Notify(signals, s)
+		}
+	}
+	pid, err := syscall.ForkExec(path, args, &syscall.ProcAttr{
+		Env: append(env, preload), Files: []uintptr{0, 1, 2},
+	})
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return statusNotFound, fmt.Errorf("%s: %w", path, err)
+		}
+		return statusNotExecutable, fmt.Errorf("%s: %w", path, err)
+	}
+	go func() {
+		for s := range signals {
+			if s, ok := s.(syscall.Signal); ok && !fromTerminal(s) {
+				_ = syscall.Kill(pid, s) // it may have ended just now
+			}
+		}
+	}()
+	for {
+		var ws syscall.WaitStatus
+		_, err := syscall.Wait4(pid, &ws, 0, nil)
+		switch {
+		case err == syscall.EINTR:
+		case err != nil:
+			return statusFailed, os.NewSyscallError("wait4", err)
+		case ws.Exited():
+			return ws.ExitStatus(), nil
+		case ws.Signaled():
+			return statusSignal + int(ws.Signal()), nil
+		}
+	}
+}
+
+// forwarded are the signals that are passed on to the command.
+var forwarded = []os.Signal{
+	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGVTALRM,
+	unix.SIGWINCH, unix.SIGCONT, unix.SIGIO, unix.SIGPWR,
+}
+
+// fromTerminal says whether a signal came from a key: then the terminal has sent
+// it to the command too.
+func fromTerminal(s syscall.Signal) bool {
+	if s != unix.SIGINT && s != unix.SIGQUIT && s != unix.SIGWINCH {
+		return false
+	}
+	tty, err := unix.Open("/dev/tty", unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(tty)
+	foreground, err := unix.IoctlGetInt(tty, unix.TIOCGPGRP)
+	return err == nil && foreground == unix.Getpgrp()
+}
+
+// privateAgent is the agent of one run.
+type privateAgent struct {
+	id, dir string
+	pid     int
+	client  *api.Client
+}
+
+// startPrivate starts an agent of our own and waits until it answers.
+func startPrivate(storeURL string) (*privateAgent, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	base, err := runFolder()
+	if err != nil {
+		return nil, err
+	}
+	p := &privateAgent{id: filepath.Base(base), dir: base, client: api.NewClientIn(base)}
+	logPath := filepath.Join(base, "agent.log")
+	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	c := &exec.Cmd{
+		Path: self, Args: []string{"farpage", "agent", "--private", "--socket-dir", base, "--state-dir", filepath.Join(base, "state"), "--store", storeURL},
+		Dir: "/", Stdin: null, Stdout: log, Stderr: log,
+		Env:         []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	if err := closeOnExec(func() error { return c.Start() }); err != nil {
+		return nil, fmt.Errorf("start the private agent: %w", err)
+	}
+	p.pid = c.Process.Pid
+	ended := make(chan error, 1)
+	go func() { ended <- c.Wait() }()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for {
+		if _, err := p.client.List(ctx); err == nil {
+			return p, nil
+		}
+		select {
+		case <-ended:
+			b, _ := os.ReadFile(logPath)
+			_ = os.RemoveAll(base)
+			return nil, fmt.Errorf("the private agent did not start: %s", strings.TrimPrefix(strings.TrimSpace(string(b)), "farpage: "))
+		case <-ctx.Done():
+			return nil, fmt.Errorf("the private agent (pid %d) does not answer; its log is %s", p.pid, logPath)
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// runFolder makes a folder that a library can be mapped from: /run is mounted
+// noexec on some hosts.
+func runFolder() (string, error) {
+	var errs error
+	for _, parent := range []string{api.DefaultSocketDir, "/var/lib/farpage", "/var/tmp"} {
+		if err := os.MkdirAll(parent, 0o755); err != nil {
+			errs = errors.Join(errs, err)
+			continue
+		}
+		var st unix.Statfs_t
+		if err := unix.Statfs(parent, &st); err != nil || st.Flags&unix.ST_NOEXEC != 0 {
+			errs = errors.Join(errs, err, fmt.Errorf("%s is mounted noexec", parent))
+			continue
+		}
+		dir, err := os.MkdirTemp(parent, "run-")
+		if err == nil {
+			// The command may run as another user; the state folder is closed.
+			return dir, os.Chmod(dir, 0o755)
+		}
+		errs = errors.Join(errs, err)
+	}
+	return "", fmt.Errorf("no folder for the run's files: %w", errs)
+}
+
+// closeOnExec starts the agent without the descriptors that are the command's.
+func closeOnExec(start func() error) error {
+	const first = 3
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	var restore []int
+	for _, d := range fds {
+		var fd int
+		if _, err := fmt.Sscanf(d.Name(), "%d", &fd); err != nil || fd < first {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			unix.CloseOnExec(fd)
+			restore = append(restore, fd)
+		}
+	}
+	err = start()
+	for _, fd := range restore {
+		_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0)
+	}
+	return err
+}
+
+// end ends an agent that has nothing to serve.
+func (p *privateAgent) end() {
+	_ = syscall.Kill(p.pid, unix.SIGTERM)
+	for range 200 {
+		if _, err := os.Stat(p.dir); err != nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// writeStats writes the run's statistics.
+func (p *privateAgent) writeStats(file string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	s, err := p.client.Get(ctx, p.id)
+	if err != nil {
+		return fmt.Errorf("statistics: %w", err)
+	}
+	b, err := json.MarshalIndent(s.Stats, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(file, append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write statistics: %w", err)
+	}
+	return nil
+}

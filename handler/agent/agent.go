@@ -1,0 +1,481 @@
+// Package agent wires it all: it makes or takes over the keeper, runs an engine for
+// each container, and answers on the control socket.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/farpage/farpage/api"
+	"github.com/farpage/farpage/handler/engine"
+	"github.com/farpage/farpage/handler/handoff"
+	"github.com/farpage/farpage/handler/keeper"
+	"github.com/farpage/farpage/handler/state"
+	"github.com/farpage/farpage/handler/target"
+	"github.com/farpage/farpage/handler/uffd"
+	"github.com/farpage/farpage/oci/policy"
+	"github.com/farpage/farpage/shim/lib"
+	"github.com/farpage/farpage/store"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+)
+
+// Options are the agent's settings.
+type Options struct {
+	SocketDir string
+	StateDir  string
+	StoreURL  string
+	// Private: the agent of one `farpage run`. It ends when its last container
+	// does, and containers see its folders where they are.
+	Private bool
+	Log     *logrus.Logger
+}
+
+// Agent serves all containers of a host.
+type Agent struct {
+	opts   Options
+	log    *logrus.Entry
+	root   *state.Root
+	device int
+	store  store.Store
+	record keeper.Record
+
+	mu         sync.Mutex
+	containers map[string]*container // guarded by mu
+	had        bool                  // guarded by mu: there ever was one
+	empty      chan struct{}         // closed when a private agent has none left
+}
+
+// container is one that the agent knows; engine is nil when it could not be set up.
+type container struct {
+	engine *engine.Engine
+	req    api.AddRequest
+	start  uint64
+}
+
+// Start takes over from a dead agent of the same state folder, or starts anew. It
+// must be called before the process opens anything else.
+func Start(o Options) (*Agent, error) {
+	a := &Agent{opts: o, log: logrus.NewEntry(o.Log), containers: map[string]*container{}, empty: make(chan struct{})}
+	if os.Geteuid() != 0 {
+		return nil, errors.New("the agent needs root: it serves other users' processes (userfaultfd with fork events needs CAP_SYS_PTRACE); start it with sudo or by systemd")
+	}
+	for _, dir := range []string{o.SocketDir, o.StateDir, a.containerDir("")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, fmt.Errorf("make the folder %s: %w", dir, err)
+		}
+	}
+	if err := os.Chmod(o.StateDir, 0o700); err != nil {
+		return nil, err
+	}
+	old, alive, err := keeper.Read(o.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	if alive && old.AgentAlive() {
+		return nil, fmt.Errorf("another agent (pid %d) uses %s: stop it, or choose another --state-dir", old.Agent, o.StateDir)
+	}
+	var from *keeper.Source
+	if alive {
+		if from, err = keeper.Open(old); err != nil {
+			return nil, err
+		}
+	}
+	if err := keeper.Reserve(); err != nil {
+		return nil, err
+	}
+	var states []*state.Memory
+	if from != nil {
+		if states, err = a.takeOver(from, old); err != nil {
+			return nil, fmt.Errorf("take over from the keeper (pid %d): %w", old.Pid, err)
+		}
+	}
+	mark, err := unix.Open(o.StateDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", o.StateDir, err)
+	}
+	if a.device, err = unix.Open(uffd.Device, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+		return nil, fmt.Errorf("open %s: %w: farpage needs Linux 6.8 or newer with CONFIG_USERFAULTFD", uffd.Device, err)
+	}
+	if a.store, err = store.OpenURL(o.StoreURL); err != nil {
+		return nil, err
+	}
+	if a.root == nil {
+		if a.root, err = state.NewRoot(); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.keep(mark); err != nil {
+		return nil, err
+	}
+	for _, mem := range states {
+		if err := a.recover(mem); err != nil {
+			a.log.Errorf("a container cannot be taken over: %v; its processes wait", err)
+		}
+	}
+	if alive {
+		keeper.End(old.Pid, old.Start)
+	}
+	a.mu.Lock()
+	for _, c := range a.containers {
+		c.engine.WakeAll()
+		a.run(c)
+	}
+	n := len(a.containers)
+	a.mu.Unlock()
+	if n > 0 {
+		a.log.Infof("took over %d containers from the agent that was pid %d", n, old.Agent)
+	}
+	return a, nil
+}
+
+// takeOver takes every lasting descriptor out of the old keeper.
+func (a *Agent) takeOver(from *keeper.Source, old keeper.Record) ([]*state.Memory, error) {
+	defer from.Close()
+	if err := from.Take(old.RootFD); err != nil {
+		return nil, err
+	}
+	root, err := state.OpenRoot(old.RootFD)
+	if err != nil {
+		return nil, err
+	}
+	a.root = root
+	var states []*state.Memory
+	for _, fd := range root.StateFDs() {
+		if err := from.Take(fd); err != nil {
+			return nil, err
+		}
+		mem, err := state.Open(fd)
+		if err != nil {
+			return nil, err
+		}
+		states = append(states, mem)
+		for _, fd := range engine.Descriptors(mem) {
+			if err := from.Take(fd); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return states, nil
+}
+
+// keep makes this agent's keeper and publishes it.
+func (a *Agent) keep(mark int) error {
+	pid, err := keeper.Spawn()
+	if err != nil {
+		return fmt.Errorf("make a keeper: %w", err)
+	}
+	a.record = keeper.Record{
+		Pid: pid, Start: target.StartTime(pid), RootFD: a.root.FD,
+		Agent: os.Getpid(), AgentStart: target.StartTime(os.Getpid()),
+	}
+	if err := keeper.Publish(a.opts.StateDir, a.record); err != nil {
+		return err
+	}
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", mark))
+	if err == nil {
+		keeper.EndStrays(path, pid)
+	}
+	return nil
+}
+
+func (a *Agent) recover(mem *state.Memory) error {
+	cfg, err := engine.RecoverConfig(mem)
+	if err != nil {
+		return err
+	}
+	e, err := engine.Recover(cfg, mem, a.store, a.device, a.log)
+	if err != nil {
+		return err
+	}
+	a.containers[cfg.ID] = &container{
+		engine: e, start: cfg.Start,
+		req: api.AddRequest{ID: cfg.ID, Name: cfg.Name, Pid: cfg.Pid, Cgroup: cfg.Cgroup, Policy: cfg.Policy},
+	}
+	return nil
+}
+
+// run runs a container's engine. Preconditions: a.mu is held.
+func (a *Agent) run(c *container) {
+	a.had = true
+	runtime.GOMAXPROCS(runtime.NumCPU() + 4 + 2*len(a.containers))
+	go c.engine.Run()
+	go func() {
+		<-c.engine.Ended()
+		a.remove(c)
+	}()
+}
+
+// remove gives up a container whose engine has ended by itself.
+func (a *Agent) remove(c *container) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.containers[c.req.ID] != c {
+		return // abandoned
+	}
+	a.root.Remove(c.engine.StateFD())
+	if err := c.engine.Close(); err != nil {
+		a.log.Warnf("container %s: %v", c.req.ID, err)
+	}
+	if err := os.RemoveAll(a.containerDir(c.req.ID)); err != nil {
+		a.log.Warnf("container %s: remove its folder: %v", c.req.ID, err)
+	}
+	delete(a.containers, c.req.ID)
+	a.checkEmpty()
+}
+
+// checkEmpty ends a private agent. Preconditions: a.mu is held.
+func (a *Agent) checkEmpty() {
+	if a.opts.Private && a.had && len(a.containers) == 0 {
+		select {
+		case <-a.empty:
+		default:
+			close(a.empty)
+		}
+	}
+}
+
+// Empty is closed when a private agent's last container is gone.
+func (a *Agent) Empty() <-chan struct{} { return a.empty }
+
+func (a *Agent) containerDir(id string) string { return filepath.Join(a.opts.SocketDir, "c", id) }
+
+// errExists says that a container of this id is there already.
+var errExists = errors.New("a container of this id is there already")
+
+// Add takes in a container that is about to start.
+func (a *Agent) Add(req api.AddRequest) (api.AddReply, error) {
+	if req.ID == "" || strings.ContainsAny(req.ID, "/\x00") || strings.HasPrefix(req.ID, ".") || len(req.ID) > 128 {
+		return api.AddReply{}, fmt.Errorf("container id %q is not usable as a file name", req.ID)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c := a.containers[req.ID]; c != nil && (c.engine != nil || target.StartTime(c.req.Pid) == c.start && c.start != 0) {
+		return api.AddReply{}, fmt.Errorf("container %s: %w", req.ID, errExists)
+	}
+	c := &container{req: req, start: target.StartTime(req.Pid)}
+	if req.Unmanaged != "" {
+		a.log.Warnf("container %s runs unmanaged: %s", req.ID, req.Unmanaged)
+		a.containers[req.ID] = c
+		return api.AddReply{}, nil
+	}
+	if req.Policy.LocalBytes <= 0 {
+		return api.AddReply{}, errors.New("the policy has no local budget")
+	}
+	if req.Policy.Store != "" && req.Policy.Store != "default" {
+		return api.AddReply{}, fmt.Errorf("store %q is not in the agent's configuration: it has `default`", req.Policy.Store)
+	}
+	dir := a.containerDir(req.ID)
+	if err := a.makeDir(dir, req); err != nil {
+		return api.AddReply{}, err
+	}
+	e, err := engine.New(engine.Config{
+		ID: req.ID, Name: req.Name, Pid: req.Pid, Start: c.start, Cgroup: req.Cgroup,
+		Dir: dir, Store: a.opts.StoreURL, Policy: req.Policy,
+	}, a.store, a.device, a.log)
+	if err == nil {
+		err = a.root.Add(e.StateFD())
+	}
+	if err != nil {
+		_ = os.RemoveAll(dir)
+		return api.AddReply{}, err
+	}
+	c.engine = e
+	a.containers[req.ID] = c
+	a.run(c)
+	a.log.Infof("container %s: budget %d MiB", req.ID, req.Policy.LocalBytes>>20)
+	return api.AddReply{Dir: dir}, nil
+}
+
+// makeDir fills a container's folder: the shim and the bell.
+func (a *Agent) makeDir(dir string, req api.AddRequest) error {
+	_ = os.RemoveAll(dir) // of an agent that died without a keeper
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make the container's folder: %w", err)
+	}
+	inside := policy.MountPoint
+	if a.opts.Private {
+		inside = dir
+	}
+	library, err := lib.Library(inside)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "libfarpage.so"), library, 0o755); err != nil {
+		return fmt.Errorf("write the shim: %w", err)
+	}
+	bell := make([]byte, 4096)
+	bell[0] = handoff.BellRung
+	if req.Policy.OnFailure == policy.OnFailureClosed {
+		bell[0] = handoff.BellRungWait
+	}
+	if err := os.WriteFile(filepath.Join(dir, "bell"), bell, 0o644); err != nil {
+		return fmt.Errorf("write the bell: %w", err)
+	}
+	return nil
+}
+
+// find finds a container by id, unique prefix of it, or name. Preconditions: a.mu
+// is held.
+func (a *Agent) find(id string) (*container, error) {
+	if c := a.containers[id]; c != nil {
+		return c, nil
+	}
+	var found []*container
+	for k, c := range a.containers {
+		if c.req.Name == id || len(id) >= 3 && strings.HasPrefix(k, id) {
+			found = append(found, c)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return nil, fmt.Errorf("no container %q: `farpage ps` lists them", id)
+	}
+	return nil, fmt.Errorf("%q fits %d containers: give more of the id", id, len(found))
+}
+
+// List returns all containers.
+func (a *Agent) List() []api.Container {
+	a.mu.Lock()
+	var all []*container
+	for _, c := range a.containers {
+		all = append(all, c)
+	}
+	a.mu.Unlock()
+	out := []api.Container{}
+	for _, c := range all {
+		if s, ok := c.stats(); ok {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// stats returns a container's statistics; false when it has just ended.
+func (c *container) stats() (api.Container, bool) {
+	var s api.Container
+	if c.engine == nil {
+		s.Schema, s.ID, s.Name = 1, c.req.ID, c.req.Name
+		s.Processes.Unmanaged = 1
+		s.ProcessList = []api.Process{{
+			Pid: c.req.Pid, Command: target.Command(c.req.Pid), State: "unmanaged", Reason: c.req.Unmanaged,
+		}}
+		return s, target.StartTime(c.req.Pid) == c.start
+	}
+	ok := c.engine.Do(func() { s = c.engine.Stats() })
+	if ok {
+		unmanaged(c, &s)
+	}
+	return s, ok
+}
+
+// Get returns one container.
+func (a *Agent) Get(id string) (api.Container, error) {
+	a.mu.Lock()
+	c, err := a.find(id)
+	a.mu.Unlock()
+	if err != nil {
+		return api.Container{}, err
+	}
+	s, ok := c.stats()
+	if !ok {
+		return s, fmt.Errorf("container %q has just ended", id)
+	}
+	return s, nil
+}
+
+// evictWait is how long Evict waits for what it has asked for.
+const evictWait = 30 * time.Second
+
+// Evict evicts now and says how many pages went.
+func (a *Agent) Evict(ctx context.Context, id string, req api.EvictRequest) (api.EvictReply, error) {
+	a.mu.Lock()
+	c, err := a.find(id)
+	a.mu.Unlock()
+	if err != nil {
+		return api.EvictReply{}, err
+	}
+	if c.engine == nil {
+		return api.EvictReply{}, fmt.Errorf("container %s is unmanaged: %s", c.req.ID, c.req.Unmanaged)
+	}
+	pages := (req.Bytes + 4095) / 4096
+	if req.All {
+		pages = -1
+	}
+	if pages == 0 {
+		return api.EvictReply{}, errors.New("nothing to evict: give --bytes SIZE or --all")
+	}
+	ctx, cancel := context.WithTimeout(ctx, evictWait)
+	defer cancel()
+	n, ok := c.engine.EvictAndWait(ctx, pages)
+	if !ok {
+		return api.EvictReply{}, fmt.Errorf("container %q has just ended", id)
+	}
+	return api.EvictReply{EvictedPages: n}, nil
+}
+
+// Stop ends the agent. With containers left it leaves everything to the keeper, for
+// the next agent; without it leaves nothing.
+func (a *Agent) Stop() error {
+	a.mu.Lock()
+	all := a.containers
+	a.containers = map[string]*container{}
+	a.mu.Unlock()
+	left := 0
+	for id, c := range all {
+		if c.engine == nil {
+			continue
+		}
+		select {
+		case <-c.engine.Ended():
+			a.root.Remove(c.engine.StateFD())
+			if err := c.engine.Close(); err != nil {
+				a.log.Warnf("container %s: %v", id, err)
+			}
+			_ = os.RemoveAll(a.containerDir(id))
+		default:
+			c.engine.Abandon()
+			left++
+		}
+	}
+	if left > 0 {
+		a.log.Infof("%d containers are left to the keeper (pid %d): their faults wait for the next agent", left, a.record.Pid)
+		return nil
+	}
+	keeper.End(a.record.Pid, a.record.Start)
+	err := keeper.Remove(a.opts.StateDir)
+	if a.opts.Private {
+		return errors.Join(err, os.RemoveAll(a.opts.SocketDir))
+	}
+	for _, dir := range []string{a.containerDir(""), a.opts.StateDir, a.opts.SocketDir} {
+		_ = os.Remove(dir) // only if nothing else is in it
+	}
+	return err
+}
+
+// Listen makes the control socket, in place of a dead agent's.
+func (a *Agent) Listen() (net.Listener, error) {
+	path := filepath.Join(a.opts.SocketDir, api.SocketName)
+	if len(path) >= 108 {
+		return nil, fmt.Errorf("socket path %q is longer than 107 bytes: choose a shorter --socket-dir", path)
+	}
+	_ = os.Remove(path)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("make the control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, err
+	}
+	return l, nil
+}

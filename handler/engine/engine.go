@@ -1,0 +1,342 @@
+package engine
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/farpage/farpage/handler/handoff"
+	"github.com/farpage/farpage/handler/space"
+	"github.com/farpage/farpage/handler/state"
+	"github.com/farpage/farpage/handler/target"
+	"github.com/farpage/farpage/oci/policy"
+	"github.com/farpage/farpage/store"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+)
+
+// Config is what an engine is made from; it is kept in the container's state.
+type Config struct {
+	ID     string        `json:"id"`
+	Name   string        `json:"name"`
+	Pid    int           `json:"pid"`    // first process
+	Start  uint64        `json:"start"`  // its start time
+	Cgroup string        `json:"cgroup"` // folder with memory.stat, empty: measure by process
+	Dir    string        `json:"dir"`    // folder of shim, bell and socket
+	Store  string        `json:"store"`  // URL
+	Policy policy.Policy `json:"policy"`
+}
+
+// Engine serves one container. Its methods may be called from any goroutine; all
+// else belongs to the thread in Run.
+type Engine struct {
+	cfg    Config
+	mem    *state.Memory
+	store  store.Store
+	log    *logrus.Entry
+	device int // of uffd.Device, the agent's
+
+	mu     sync.Mutex
+	todo   []func() // guarded by mu
+	closed bool     // guarded by mu
+
+	poller   *poller
+	listener int
+	statFD   int // memory.stat, -1
+	nodes    *space.Nodes
+	slots    *slots
+	procs    []*process // by index in mem.Procs; nil: free
+	live     []*process
+	conns    map[int32]*conn
+	nextConn int32
+	ringHint int
+	nextTag  uint16
+
+	reader  target.Reader
+	scanner target.Scanner
+	zero    []byte // zero pages
+	buf     []byte // pages on their way into a process
+
+	budget, low, high int64 // pages
+	farLimit          int64 // pages, -1: none
+	resident          int64 // pages: measured, and what was given and taken since
+	given             int64 // pages given less pages taken, ever
+	measured          int64 // bytes, at the last measurement
+	forced            int64 // pages to evict whatever the watermarks say
+	stuck             bool  // nothing was evictable when last looked
+	turnProc          int
+	pss               pssWorker
+
+	now         time.Time
+	lastMeasure time.Time
+	lastSweep   time.Time
+	lastWalk    time.Time
+	lastWork    time.Time
+	lastRetry   time.Time
+	lastLog     map[string]time.Time
+	unmanaged   []string
+	ended       chan struct{}
+	stop        bool
+}
+
+// batch is how many pages are given or read ahead in one trip at most.
+const batch = 64
+
+// New makes the engine of a new container: its folder, its socket, its bell. The
+// engine owns mem and the descriptors in it; device stays the caller's.
+func New(cfg Config, st store.Store, device int, log *logrus.Entry) (*Engine, error) {
+	mem, err := state.New()
+	if err != nil {
+		return nil, err
+	}
+	var id [8]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return nil, err
+	}
+	mem.Header.ID = binary.LittleEndian.Uint64(id[:])
+	b, err := json.Marshal(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := mem.SetConfig(b); err != nil {
+		return nil, err
+	}
+	e, err := prepare(cfg, mem, st, device, log)
+	if err != nil {
+		return nil, err
+	}
+	if e.slots.space, err = st.Open(e.spaceConfig(nil)); err != nil {
+		return nil, err
+	}
+	listener, err := handoff.Listen(filepath.Join(cfg.Dir, "sock"))
+	if err != nil {
+		return nil, err
+	}
+	mem.Header.ListenerFD = int32(listener)
+	e.listener = listener
+	if err := e.poller.add(listener, source{kind: kindListener}); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// prepare makes what a new and a recovered engine have in common.
+func prepare(cfg Config, mem *state.Memory, st store.Store, device int, log *logrus.Entry) (*Engine, error) {
+	p, err := newPoller()
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		cfg: cfg, mem: mem, store: st, device: device,
+		log:    log.WithField("container", cfg.ID),
+		poller: p, listener: -1, statFD: -1,
+		nodes: space.NewNodes(mem.Nodes), procs: make([]*process, state.MaxProcs),
+		conns: map[int32]*conn{}, lastLog: map[string]time.Time{}, ended: make(chan struct{}),
+	}
+	e.slots = newSlots(mem, p.wake)
+	if e.zero, err = pages(batch); err != nil {
+		return nil, err
+	}
+	if e.buf, err = pages(batch); err != nil {
+		return nil, err
+	}
+	if cfg.Cgroup != "" {
+		e.statFD, err = unix.Open(filepath.Join(cfg.Cgroup, "memory.stat"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("open the container's memory.stat: %w", err)
+		}
+	}
+	e.setBudget(cfg.Policy)
+	return e, nil
+}
+
+func (e *Engine) setBudget(p policy.Policy) {
+	e.budget = p.LocalBytes / space.PageSize
+	e.low = e.budget * int64(p.LowPercent) / 100
+	e.high = e.budget * int64(p.HighPercent) / 100
+	e.farLimit = -1
+	if p.FarBytes >= 0 {
+		e.farLimit = p.FarBytes / space.PageSize
+	}
+}
+
+func (e *Engine) spaceConfig(live []store.Handle) store.SpaceConfig {
+	return store.SpaceConfig{
+		ID: e.cfg.ID, Arena: e.mem.Arena, Release: e.mem.ReleaseArena, Live: live, Done: e.slots.done,
+	}
+}
+
+// pages returns zeroed memory of the agent's that is outside the Go heap.
+func pages(n int) ([]byte, error) {
+	b, err := unix.Mmap(-1, 0, n*space.PageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_POPULATE)
+	if err != nil {
+		return nil, os.NewSyscallError("mmap", err)
+	}
+	return b, nil
+}
+
+// Config returns what the engine was made from.
+func (e *Engine) Config() Config { return e.cfg }
+
+// StateFD is the descriptor of the state, for the agent's root table.
+func (e *Engine) StateFD() int { return e.mem.FD }
+
+// Ended is closed when Run has returned.
+func (e *Engine) Ended() <-chan struct{} { return e.ended }
+
+// Do runs f on the engine's thread and waits for it; false when the engine has
+// ended.
+func (e *Engine) Do(f func()) bool {
+	done := make(chan struct{})
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return false
+	}
+	e.todo = append(e.todo, func() { f(); close(done) })
+	e.mu.Unlock()
+	e.poller.wake()
+	select {
+	case <-done:
+		return true
+	case <-e.ended:
+		return false
+	}
+}
+
+// Run serves the container until it is empty and its first process is gone, or
+// Abandon is called.
+func (e *Engine) Run() {
+	runtime.LockOSThread() // for good: the thread has a priority of its own
+	defer close(e.ended)
+	raisePriority(e.log)
+	e.now = time.Now()
+	for !e.stop {
+		e.poller.wait(e.timeout(), e.ready)
+		e.now = time.Now()
+		e.runTodo()
+		e.turn()
+	}
+	e.mu.Lock()
+	e.closed = true
+	e.mu.Unlock()
+	e.runTodo()
+}
+
+func (e *Engine) runTodo() {
+	e.mu.Lock()
+	todo := e.todo
+	e.todo = nil
+	e.mu.Unlock()
+	for _, f := range todo {
+		f()
+	}
+}
+
+// Intervals at which the engine looks by itself.
+const (
+	measureEvery = 2 * time.Millisecond
+	walkEvery    = 100 * time.Millisecond
+	sweepEvery   = 10 * time.Millisecond
+	retryEvery   = 50 * time.Millisecond
+	settleEvery  = 50 * time.Microsecond
+	blockedEvery = 200 * time.Microsecond
+)
+
+// timeout says how long the engine may sleep.
+func (e *Engine) timeout() time.Duration {
+	t := measureEvery
+	for _, p := range e.live {
+		switch {
+		case len(p.batch) > 0 || p.unscanned:
+			return settleEvery
+		case p.blocked || len(p.deferred) > 0:
+			t = blockedEvery
+		}
+	}
+	if len(e.live) == 0 {
+		return sweepEvery
+	}
+	return t
+}
+
+// ready notes what a descriptor has to say.
+func (e *Engine) ready(s source, events uint32) {
+	switch s.kind {
+	case kindListener:
+		e.accept()
+	case kindConn:
+		e.converse(s.index)
+	case kindUffd:
+		if p := e.procs[s.index]; p != nil && p.tag == s.tag {
+			p.readable = true
+			if events&unix.EPOLLERR != 0 {
+				e.nonblocking(p)
+			}
+		}
+	case kindHelper:
+		if p := e.procs[s.index]; p != nil && p.tag == s.tag {
+			e.hear(p)
+		}
+	}
+}
+
+// turn does all that can be done now.
+func (e *Engine) turn() {
+	if e.slots.collect() && !e.slots.full {
+		e.stuck = false
+	}
+	for _, p := range e.live {
+		e.attend(p)
+	}
+	e.measure()
+	e.pressure()
+	for _, p := range e.live {
+		if len(p.deferred) > 0 {
+			e.retry(p)
+		}
+	}
+	if e.now.Sub(e.lastSweep) >= sweepEvery {
+		e.lastSweep = e.now
+		e.sweep()
+	}
+	if e.now.Sub(e.lastRetry) >= retryEvery {
+		e.lastRetry = e.now
+		e.slots.again()
+	}
+	full := e.now.Sub(e.lastWalk) >= walkEvery
+	if full {
+		e.lastWalk = e.now
+	}
+	for _, p := range e.live {
+		e.watch(p, full)
+	}
+}
+
+// attend does what one process needs.
+func (e *Engine) attend(p *process) {
+	if p.running() {
+		e.collect(p)
+	}
+	if p.readable {
+		e.drain(p)
+	}
+	if len(p.batch) > 0 {
+		e.flush(p)
+	}
+}
+
+// warn logs a message at most once a second per key.
+func (e *Engine) warn(key, format string, args ...any) {
+	if e.now.Sub(e.lastLog[key]) < time.Second {
+		return
+	}
+	e.lastLog[key] = e.now
+	e.log.Warnf(format, args...)
+}

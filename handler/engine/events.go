@@ -1,0 +1,424 @@
+package engine
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/farpage/farpage/handler/handoff"
+	"github.com/farpage/farpage/handler/space"
+	"github.com/farpage/farpage/handler/state"
+	"github.com/farpage/farpage/handler/target"
+	"github.com/farpage/farpage/handler/uffd"
+	"golang.org/x/sys/unix"
+)
+
+// Reading and applying events.
+//
+// Events are read one by one, right into the ring, so that none dies with the
+// agent. REMOVE, UNMAP and FORK are applied at once and in order. A REMAP waits
+// until the uffd is quiet, and what comes after it waits behind it: events are
+// queued after the mmap lock is dropped, so a REMAP that was read before an UNMAP
+// may have happened after it. At the quiet moment settle decides. Faults of that
+// process wait meanwhile.
+
+// readsPerTurn bounds how long one process can keep its engine from the others.
+const readsPerTurn = 64
+
+// maxDeferred bounds the faults of one process that wait. Beyond it its uffd is
+// not read, and its threads wait in the kernel.
+const maxDeferred = 1024
+
+// drain reads what a process's uffd has to say.
+func (e *Engine) drain(p *process) {
+	for range readsPerTurn {
+		if len(p.deferred) >= maxDeferred {
+			return
+		}
+		i := e.freeEvent()
+		if i < 0 {
+			e.warn("ring", "the event ring is full (%d): reading no more until some are applied", state.RingSlots)
+			return
+		}
+		if p.running() {
+			if p.pipe.Raise() {
+				p.blocked = true
+				return
+			}
+			e.collect(p)
+		}
+		p.blocked = false
+		ev := &e.mem.Ring[i]
+		ev.Phase, ev.Child = 0, 0
+		e.mem.Header.Sequence++
+		ev.Sequence = e.mem.Header.Sequence
+		ev.Msg.Event = 0
+		ev.Source = uint32(p.index) + 1
+		errno := uffd.Read(p.uffd(), &ev.Msg)
+		if errno != 0 {
+			ev.Source = 0
+			e.renew(p)
+			switch errno {
+			case syscall.EINTR:
+				continue
+			case syscall.EAGAIN:
+				p.readable = false
+			case syscall.EMFILE, syscall.ENFILE:
+				// A FORK that could not be read is queued again.
+				e.warn("files", "no descriptor left for a forked child (%v): forks wait; raise LimitNOFILE of the agent", errno)
+			default:
+				e.warn("read", "read of a userfaultfd of pid %d: %v", p.rec.Pid, errno)
+				p.readable = false
+			}
+			return
+		}
+		e.lastWork = e.now
+		if ev.Msg.Event == uffd.EventPagefault {
+			flags, addr, tid := ev.Msg.Fault()
+			ev.Source = 0
+			e.renew(p)
+			e.fault(p, fault{addr: addr, flags: flags, tid: tid, since: e.clock()})
+			continue
+		}
+		p.batch = append(p.batch, i)
+		e.flush(p)
+	}
+}
+
+// renew makes the rest of a command valid again after a read, unless an event is
+// still to be applied.
+func (e *Engine) renew(p *process) {
+	if p.running() && len(p.batch) == 0 {
+		p.pipe.Renew()
+	}
+}
+
+// freeEvent finds a free ring slot, -1 when there is none.
+func (e *Engine) freeEvent() int {
+	for k := range state.RingSlots {
+		i := (e.ringHint + k) % state.RingSlots
+		if e.mem.Ring[i].Source == 0 {
+			e.ringHint = i + 1
+			return i
+		}
+	}
+	return -1
+}
+
+// flush applies what may be applied now.
+func (e *Engine) flush(p *process) {
+	for len(p.batch) > 0 {
+		if e.mem.Ring[p.batch[0]].Msg.Event == uffd.EventRemap {
+			quiet, gone := uffd.Quiet(p.uffd(), probeAddr)
+			if !quiet || !gone && !e.settle(p) {
+				return
+			}
+			for len(p.batch) > 0 {
+				if !e.applyFirst(p) {
+					return
+				}
+			}
+			break
+		}
+		if !e.applyFirst(p) {
+			return
+		}
+	}
+	e.renew(p)
+	if len(p.deferred) > 0 {
+		e.retry(p)
+	}
+}
+
+// applyFirst applies the oldest event of the batch and frees its ring slot, last
+// of all.
+func (e *Engine) applyFirst(p *process) bool {
+	ev := &e.mem.Ring[p.batch[0]]
+	if !e.apply(p, ev) {
+		return false
+	}
+	ev.Source = 0
+	p.batch = append(p.batch[:0], p.batch[1:]...)
+	return true
+}
+
+// releaseRing frees the ring slots of a memory that is no more. The descriptor of
+// a child that no record has taken is closed: without its parent it is nobody's.
+func (e *Engine) releaseRing(p *process) {
+	for _, i := range p.batch {
+		ev := &e.mem.Ring[i]
+		if ev.Msg.Event == uffd.EventFork && ev.Child == 0 {
+			if e.apply(p, ev) {
+				ev.Source = 0
+			}
+			continue
+		}
+		ev.Source = 0
+	}
+	p.batch = nil
+}
+
+// apply does to the table what an event says. It may be done again after a crash.
+func (e *Engine) apply(p *process, ev *state.Event) bool {
+	c := &e.mem.Header.Counters
+	var err error
+	switch ev.Msg.Event {
+	case uffd.EventRemove:
+		start, end := ev.Msg.Range()
+		c.Removes++
+		e.takeBack(p, start, end)
+		err = p.table.Remove(start, end, e.slots.drop)
+	case uffd.EventUnmap:
+		start, end := ev.Msg.Range()
+		c.Unmaps++
+		e.takeBack(p, start, end)
+		err = p.table.Clear(start, end, e.slots.drop)
+		p.ranges.remove(start, end)
+		p.rescan.remove(start, end)
+		p.refusedAt.remove(start, end)
+	case uffd.EventRemap:
+		from, to, length := ev.Msg.Remap()
+		c.Remaps++
+		e.takeBack(p, from, from+length)
+		e.takeBack(p, to, to+length)
+		if ev.Phase == 0 {
+			if err = p.table.Copy(from, to, length, e.slots.drop); err != nil {
+				break
+			}
+			ev.Phase = 1
+		}
+		err = p.table.Clear(from, from+length, nil)
+		p.ranges.remove(from, from+length)
+		p.rescan.remove(from, from+length)
+		p.ranges.add(to, to+length)
+	case uffd.EventFork:
+		e.takeBack(p, 0, space.Limit)
+		err = e.forked(p, ev)
+	default:
+		e.warn("event", "unknown userfaultfd event %#x of pid %d", ev.Msg.Event, p.rec.Pid)
+	}
+	if err != nil {
+		// The event stays in the ring; the process waits.
+		e.warn("apply", "event %#x of pid %d cannot be applied yet: %v", ev.Msg.Event, p.rec.Pid, err)
+		return false
+	}
+	return true
+}
+
+// settle puts a batch that begins with a REMAP into the order in which it
+// happened, at a quiet moment: every mremap's own UNMAP has been read then, and
+// nothing else is under way.
+func (e *Engine) settle(p *process) bool {
+	e.dropOwnUnmaps(p)
+	if !e.ambiguous(p) {
+		return true
+	}
+	e.mem.Header.Counters.Conflicts++
+	now, err := e.registered(p)
+	if err != nil {
+		e.warn("settle", "pid %d: an unmap met a remap and its mappings cannot be read (%v): taken in the order of reading", p.rec.Pid, err)
+		return true
+	}
+	if quiet, _ := uffd.Quiet(p.uffd(), probeAddr); !quiet {
+		return false
+	}
+	for e.reorder(p, now) {
+	}
+	return true
+}
+
+// dropOwnUnmaps takes out the UNMAP of the old range that each moving mremap
+// sends after its REMAP: applying the REMAP clears the old range anyway, and
+// another mapping may have been moved there since.
+func (e *Engine) dropOwnUnmaps(p *process) {
+	for i := 0; i < len(p.batch); i++ {
+		m := &e.mem.Ring[p.batch[i]].Msg
+		if m.Event != uffd.EventRemap {
+			continue
+		}
+		from, _, length := m.Remap()
+		for j := i + 1; j < len(p.batch); j++ {
+			u := &e.mem.Ring[p.batch[j]]
+			if start, end := u.Msg.Range(); u.Msg.Event == uffd.EventUnmap && start == from && end == from+length {
+				u.Source = 0
+				p.batch = append(p.batch[:j], p.batch[j+1:]...)
+				break
+			}
+		}
+	}
+}
+
+// leaves returns the range whose old content an event takes away.
+func leaves(m *uffd.Msg) (start, end uint64) {
+	switch m.Event {
+	case uffd.EventUnmap:
+		return m.Range()
+	case uffd.EventRemap:
+		from, _, length := m.Remap()
+		return from, from + length
+	}
+	return 0, 0
+}
+
+// arrives returns the range that an event brings content to.
+func arrives(m *uffd.Msg) (start, end uint64) {
+	if m.Event != uffd.EventRemap {
+		return 0, 0
+	}
+	_, to, length := m.Remap()
+	return to, to + length
+}
+
+// ambiguous says whether something that leaves was read after something that
+// arrived at the same addresses.
+func (e *Engine) ambiguous(p *process) bool {
+	for i := range p.batch {
+		start, end := arrives(&e.mem.Ring[p.batch[i]].Msg)
+		for j := i + 1; j < len(p.batch) && start < end; j++ {
+			if a, b := leaves(&e.mem.Ring[p.batch[j]].Msg); a < end && b > start {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// reorder moves one departure before the arrival that it was read after, if it
+// happened before: there was a registered mapping when the batch began, and it had
+// not left yet. now are the registered mappings at the end of the batch.
+func (e *Engine) reorder(p *process, now ranges) bool {
+	msg := func(i int) *uffd.Msg { return &e.mem.Ring[p.batch[i]].Msg }
+	for i := range p.batch {
+		start, end := arrives(msg(i))
+		for j := i + 1; j < len(p.batch) && start < end; j++ {
+			a, b := leaves(msg(j))
+			if a >= end || b <= start {
+				continue
+			}
+			x := max(a, start)
+			before := 0
+			if now.covers(x, x+1) {
+				before = 1
+			}
+			left := false
+			for k := range p.batch {
+				if s, t := leaves(msg(k)); s <= x && x < t {
+					before++
+					left = left || k < i
+				}
+				if s, t := arrives(msg(k)); s <= x && x < t {
+					before--
+				}
+			}
+			if before >= 1 && !left {
+				moved := p.batch[j]
+				copy(p.batch[i+1:j+1], p.batch[i:j])
+				p.batch[i] = moved
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// smaps reads a process's mappings with their flags.
+func (e *Engine) smaps(p *process, visit func(target.VMA, target.Flags)) error {
+	if !p.has(state.FlagIdentified) {
+		return fmt.Errorf("it is not known which process it is")
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/smaps", p.rec.Pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if p.has(state.FlagHungUp) || handoff.Gone(int(p.rec.SockFD)) {
+		return target.ErrGone
+	}
+	text, err := e.reader.All(fd)
+	if err != nil {
+		return err
+	}
+	return target.Smaps(text, visit)
+}
+
+// registered returns the mappings that a userfaultfd watches.
+func (e *Engine) registered(p *process) (ranges, error) {
+	var r ranges
+	err := e.smaps(p, func(v target.VMA, f target.Flags) {
+		if f.Registered {
+			r.add(v.Start, v.End)
+		}
+	})
+	return r, err
+}
+
+// forked takes in the child that a FORK event brought. Its record is made before
+// anything else and named in the ring, so that doing it again finds it.
+func (e *Engine) forked(p *process, ev *state.Event) error {
+	var c *process
+	if ev.Child == 0 {
+		if c = e.newProcess(); c == nil {
+			return fmt.Errorf("more than %d processes", state.MaxProcs)
+		}
+		c.rec.UffdFD = int32(ev.Msg.ForkFD())
+		c.rec.Used = state.ProcForked
+		ev.Child = uint32(c.index) + 1
+	} else if c = e.procs[ev.Child-1]; c == nil {
+		c = e.track(int(ev.Child - 1))
+	}
+	if c.rec.Used == state.ProcForked {
+		table, err := p.table.Fork(e.slots.ref)
+		if err != nil {
+			ev.Child = 0
+			c.rec.Used = state.ProcFree
+			return err
+		}
+		c.rec.Root = table.Root()
+		c.rec.Area, c.rec.Parent, c.rec.HelperTid = p.rec.Area, int32(p.index), 0
+		c.rec.Flags = state.FlagChild
+		c.rec.Nonce = randomNonce()
+		c.rec.Used = state.ProcLive
+		e.mem.Header.Counters.Forks++
+	}
+	if e.procs[c.index] == nil {
+		c.table = space.OpenTable(e.nodes, c.rec.Root)
+		if err := e.enter(c); err != nil {
+			e.log.Errorf("watch a forked child: %v", err)
+		}
+	}
+	c.parent = p
+	c.ranges = append(ranges(nil), p.ranges...)
+	c.rescan = append(ranges(nil), p.rescan...)
+	c.unscanned = len(c.rescan) > 0
+	page := e.buf[:space.PageSize]
+	clear(page)
+	binary.LittleEndian.PutUint64(page, c.rec.Nonce)
+	// EEXIST: done before a crash. ESRCH: the child is gone already; sweep sees it.
+	if _, errno := uffd.Copy(c.uffd(), c.rec.Area+handoff.AreaAnchor, page, 0); errno != 0 && errno != syscall.EEXIST && errno != syscall.ESRCH {
+		e.warn("nonce", "mark a child of pid %d: %v", p.rec.Pid, errno)
+	}
+	e.protect(p, c)
+	return nil
+}
+
+func randomNonce() uint64 {
+	var b [8]byte
+	for {
+		_, _ = rand.Read(b[:]) // does not fail: crypto/rand
+		if n := binary.LittleEndian.Uint64(b[:]); n != 0 {
+			return n
+		}
+	}
+}
+
+// nonblocking sets O_NONBLOCK again on a uffd whose container has cleared it.
+func (e *Engine) nonblocking(p *process) {
+	if err := unix.SetNonblock(p.uffd(), true); err != nil {
+		e.warn("nonblock", "pid %d: %v", p.rec.Pid, err)
+	}
+}
+
+// clock is the time now, finer than e.now.
+func (e *Engine) clock() time.Time { return time.Now() }

@@ -1,0 +1,414 @@
+package engine
+
+import (
+	"context"
+	"syscall"
+	"time"
+
+	"github.com/farpage/farpage/handler/handoff"
+	"github.com/farpage/farpage/handler/space"
+	"github.com/farpage/farpage/handler/state"
+	"github.com/farpage/farpage/handler/target"
+	"github.com/farpage/farpage/handler/uffd"
+)
+
+// Eviction: over the high watermark, cold runs of touched pages are chosen by a
+// clock, marked in flight, and given to the process's helper as one command. What
+// the helper has moved is checksummed and goes to a slot; what it could not move
+// is touched again.
+
+// pressure issues as much eviction as is called for.
+func (e *Engine) pressure() {
+	want := e.forced
+	if e.resident > e.high {
+		want = max(want, e.resident-e.low)
+	}
+	if want <= 0 {
+		return
+	}
+	if e.farLimit >= 0 {
+		room := e.farLimit - e.slots.live
+		if room <= 0 {
+			if !e.stuck {
+				e.mem.Header.Counters.FarLimitHits++
+				e.warn("limit", "the far limit of %d MiB is reached: eviction stops until far pages are given up", e.farLimit>>8)
+			}
+			e.stuck, e.forced = true, 0
+			return
+		}
+		want = min(want, room)
+	}
+	if e.slots.full {
+		if !e.stuck {
+			e.mem.Header.Counters.FarLimitHits++
+			e.warn("full", "the store is full: eviction stops until it has room")
+		}
+		e.stuck, e.forced = true, 0
+		return
+	}
+	under := false
+	for _, p := range e.live {
+		if p.running() {
+			under = true
+			for i := range p.runs[:p.rec.RunCount] {
+				want -= int64(p.runs[i].Pages)
+			}
+		}
+	}
+	chosen := false
+	for range e.live {
+		if want <= 0 {
+			return
+		}
+		if e.slots.room() < handoff.BatchPages {
+			return // the store has to keep up first
+		}
+		e.turnProc++
+		p := e.live[e.turnProc%len(e.live)]
+		if !e.evictable(p) {
+			continue
+		}
+		if n := e.choose(p, int(min(want, handoff.BatchPages))); n > 0 {
+			e.issue(p)
+			want -= int64(n)
+			chosen = true
+		}
+	}
+	if !chosen && !under && e.slots.room() == state.RawBuffers {
+		e.stuck, e.forced = true, 0
+	}
+}
+
+// evictable says whether a command can be given to a process now.
+func (e *Engine) evictable(p *process) bool {
+	return p.has(state.FlagReady) && !p.has(state.FlagHungUp) && !p.running() && len(p.batch) == 0 &&
+		!p.unscanned && e.checkChild(p, space.Limit)
+}
+
+// leavesPerChoice bounds how far the clock goes in one choice.
+const leavesPerChoice = 512
+
+// choose takes the next cold pages of a process, at most want, marks them in
+// flight and notes them as its command. The clock passes a page by as often as
+// its age says.
+func (e *Engine) choose(p *process, want int) int {
+	e.exclude(p)
+	pages, runs, wraps := 0, 0, 0
+	// The command is noted before its entries say so: a crash in between leaves
+	// touched pages in a command that was never published.
+	p.rec.RunCount = 0
+	for leaves := 0; leaves < leavesPerChoice && pages < want && wraps <= space.MaxAge+1; leaves++ {
+		base, leaf, ok := p.table.NextLeaf(p.cursor)
+		if !ok {
+			if p.cursor == 0 {
+				break
+			}
+			p.cursor = 0
+			wraps++
+			continue
+		}
+		i := 0
+		if p.cursor > base {
+			i = int((p.cursor - base) / space.PageSize)
+		}
+		for ; i < space.Fan && pages < want; i++ {
+			entry := leaf[i]
+			if entry.State() != space.Touched {
+				continue
+			}
+			addr := base + uint64(i)*space.PageSize
+			if entry.Refused() {
+				leaf[i] = entry.WithRefused(false)
+				continue
+			}
+			if age := entry.Age(); age > 0 {
+				leaf[i] = entry.WithAge(age - 1)
+				continue
+			}
+			if _, no := p.excluded[addr]; no {
+				continue
+			}
+			if runs > 0 {
+				if r := &p.runs[runs-1]; r.Addr+uint64(r.Pages)*space.PageSize == addr && r.Pages < handoff.StagingPages {
+					r.Pages++
+					pages++
+					continue
+				}
+			}
+			if runs == handoff.RunsMax {
+				break
+			}
+			p.runs[runs] = state.Run{Addr: addr, Pages: 1, First: uint32(pages)}
+			runs++
+			pages++
+		}
+		p.cursor = base + uint64(i)*space.PageSize
+		if runs == handoff.RunsMax && i < space.Fan {
+			break
+		}
+	}
+	p.rec.RunCount = uint32(runs)
+	return pages
+}
+
+// exclude finds the pages that must not be far when a thread exits: the kernel's
+// last writes to a missing page of an exiting thread are lost. They are those of
+// the robust list head and of the TID word beside it, in glibc's thread
+// descriptor; musl's are in libc's .bss, which is not registered at all.
+//
+// Threads that start after this are safe: before a thread of glibc exits it
+// gives its stack back, and that event makes the command out of date.
+func (e *Engine) exclude(p *process) {
+	clear(p.excluded)
+	if p.task < 0 {
+		return
+	}
+	var tids [512]int32
+	n, more, err := target.Tasks(p.task, tids[:])
+	all := tids[:n]
+	if more && err == nil {
+		big := make([]int32, 65536)
+		if n, _, err = target.Tasks(p.task, big); err == nil {
+			all = big[:n]
+		}
+	}
+	for _, tid := range all {
+		head := target.RobustList(int(tid))
+		if head == 0 {
+			continue
+		}
+		const around = 256 // the descriptor's fields before and behind the head
+		p.excluded[(head-around)&^(space.PageSize-1)] = struct{}{}
+		p.excluded[(head+around)&^(space.PageSize-1)] = struct{}{}
+	}
+}
+
+// issue marks a command's pages in flight and gives it to the helper.
+func (e *Engine) issue(p *process) {
+	p.rec.Command++
+	for i := range p.runs[:p.rec.RunCount] {
+		r := &p.runs[i]
+		for k := range r.Pages {
+			a := r.Addr + uint64(k)*space.PageSize
+			e.write(p, a, p.table.Get(a).To(space.InFlight, 0))
+		}
+		p.pipe.SetRun(i, r.Addr, r.Pages, r.First)
+	}
+	p.pipe.Publish(p.rec.Command, int(p.rec.RunCount))
+}
+
+// collect takes in the runs that the helper has ended.
+func (e *Engine) collect(p *process) {
+	ended := p.pipe.Ended() == p.rec.Command
+	left := false
+	for i := range p.runs[:p.rec.RunCount] {
+		r := &p.runs[i]
+		if r.Pages == 0 {
+			continue
+		}
+		result, moved, errno := p.pipe.Result(i)
+		switch result {
+		case handoff.Done:
+			moved, errno = r.Pages, 0
+		case handoff.Partial:
+			moved = min(moved, r.Pages)
+		case handoff.Stale:
+			moved, errno = 0, 0
+			p.cursor = min(p.cursor, r.Addr)
+		default:
+			if !ended {
+				left = true
+				continue
+			}
+			moved, errno = 0, 0
+		}
+		e.take(p, r, moved, syscall.Errno(errno))
+	}
+	if !left {
+		e.endCommand(p)
+	}
+}
+
+// take takes in one run: its first pages have moved, the next one met an error.
+func (e *Engine) take(p *process, r *state.Run, moved uint32, errno syscall.Errno) {
+	for k := range r.Pages {
+		a := r.Addr + uint64(k)*space.PageSize
+		entry := p.table.Get(a)
+		if entry.State() != space.InFlight {
+			continue
+		}
+		if k < moved {
+			e.store1(p, a, p.pipe.Page(r.First+k))
+			continue
+		}
+		entry = entry.To(space.Touched, 0)
+		if k == moved && errno != 0 {
+			e.mem.Header.Counters.Refusals++
+			switch errno {
+			case syscall.EAGAIN:
+				p.cursor = min(p.cursor, a)
+			case syscall.EINVAL:
+				// A run over the border of two mappings is cut in halves; a
+				// single page is locked or not writable.
+				if r.Pages-moved == 1 {
+					entry = entry.WithRefused(true)
+				}
+			default:
+				entry = entry.WithRefused(true)
+			}
+		}
+		e.write(p, a, entry)
+	}
+	if errno == syscall.EINVAL && r.Pages-moved > 1 {
+		e.halve(p, r.Addr+uint64(moved)*space.PageSize, r.Pages-moved)
+	}
+	r.Pages = 0
+	if moved > 0 {
+		e.stuck = false
+	}
+}
+
+// halve keeps the next command from running over the border that stopped this
+// one: every second half is made one step older.
+func (e *Engine) halve(p *process, addr uint64, pages uint32) {
+	for k := pages / 2; k < pages; k++ {
+		a := addr + uint64(k)*space.PageSize
+		if entry := p.table.Get(a); entry.State() == space.Touched {
+			e.write(p, a, entry.WithAge(1))
+		}
+	}
+	p.cursor = min(p.cursor, addr)
+}
+
+// store1 takes in the bytes of a page that has left its process.
+func (e *Engine) store1(p *process, addr uint64, page []byte) {
+	entry := p.table.Get(addr)
+	if entry.State() != space.InFlight {
+		return
+	}
+	slot, zero := e.slots.put(page)
+	if zero {
+		e.write(p, addr, entry.To(space.Untouched, 0))
+	} else {
+		e.write(p, addr, entry.To(space.Slot, slot))
+	}
+	e.mem.Header.Counters.Evicted++
+	e.forced = max(0, e.forced-1)
+	e.give(-1)
+}
+
+// takeBack ends the runs of a command that an event touches and that the helper
+// has not begun. Preconditions: the epoch was raised and the helper is not inside
+// a move.
+func (e *Engine) takeBack(p *process, start, end uint64) {
+	if !p.running() {
+		return
+	}
+	left := false
+	for i := range p.runs[:p.rec.RunCount] {
+		r := &p.runs[i]
+		if r.Pages == 0 {
+			continue
+		}
+		if r.Addr >= end || r.Addr+uint64(r.Pages)*space.PageSize <= start {
+			left = true
+			continue
+		}
+		p.pipe.SetRun(i, 0, 0, 0)
+		e.take(p, r, 0, 0)
+	}
+	if !left {
+		e.endCommand(p)
+	}
+}
+
+// endCommand ends a command: what is still in flight was not moved.
+func (e *Engine) endCommand(p *process) {
+	for i := range p.runs[:p.rec.RunCount] {
+		if r := &p.runs[i]; r.Pages > 0 {
+			e.take(p, r, 0, 0)
+		}
+	}
+	p.rec.RunCount = 0
+	p.blocked = false
+}
+
+// Evict evicts up to n more pages, whatever the watermarks say; n < 0: all.
+func (e *Engine) Evict(n int64) {
+	if n < 0 {
+		n = 1 << 40
+	}
+	e.forced, e.stuck = n, false
+}
+
+// checkChild holds a child's table against its mappings, once, before it matters:
+// before a far page is given to it, before a missing page is called unexplained,
+// before it is evicted from. Entries whose mapping the child did not inherit
+// (MADV_DONTFORK), has wiped (MADV_WIPEONFORK) or has without its uffd go. false:
+// not yet; addr has to wait.
+func (e *Engine) checkChild(p *process, addr uint64) bool {
+	if !p.has(state.FlagChild) || p.has(state.FlagChecked) {
+		return true
+	}
+	if !p.has(state.FlagIdentified) {
+		return e.inherited(p, addr)
+	}
+	if quiet, gone := uffd.Quiet(p.uffd(), probeAddr); !quiet || gone {
+		return false
+	}
+	var keep ranges
+	err := e.smaps(p, func(v target.VMA, f target.Flags) {
+		if f.Registered && !f.WipeOnFork {
+			keep.add(v.Start, v.End)
+		}
+	})
+	if err != nil {
+		return e.inherited(p, addr)
+	}
+	if quiet, _ := uffd.Quiet(p.uffd(), probeAddr); !quiet {
+		return false
+	}
+	keep.gaps(0, space.Limit, func(start, end uint64) {
+		if err := p.table.Clear(start, end, e.slots.drop); err != nil {
+			e.warn("nodes", "clear what a child has not inherited: %v", err)
+		}
+		p.ranges.remove(start, end)
+	})
+	p.set(state.FlagChecked)
+	return true
+}
+
+// inherited says whether a child that is not identified yet has the parent's page
+// at addr: all but what the parent has marked as not to be inherited.
+func (e *Engine) inherited(p *process, addr uint64) bool {
+	if addr >= space.Limit {
+		return false // eviction waits for the child's helper
+	}
+	if !p.wipedKnown && p.parent != nil {
+		err := e.smaps(p.parent, func(v target.VMA, f target.Flags) {
+			if f.WipeOnFork || f.DontCopy {
+				p.wiped.add(v.Start, v.End)
+			}
+		})
+		p.wipedKnown = err == nil
+	}
+	return !p.wiped.overlaps(addr, addr+1)
+}
+
+// EvictAndWait evicts n pages (n < 0: all that can be) and says how many went;
+// false when the engine has ended. From any goroutine.
+func (e *Engine) EvictAndWait(ctx context.Context, n int64) (int64, bool) {
+	var before, now uint64
+	ok := e.Do(func() { before = e.mem.Header.Counters.Evicted; e.Evict(n) })
+	for left := true; ok && left && ctx.Err() == nil; {
+		time.Sleep(time.Millisecond)
+		ok = e.Do(func() {
+			now = e.mem.Header.Counters.Evicted
+			left = e.forced > 0
+			for _, p := range e.live {
+				left = left || p.running()
+			}
+		})
+	}
+	return int64(now - before), ok
+}

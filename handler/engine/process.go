@@ -1,0 +1,233 @@
+package engine
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/farpage/farpage/handler/handoff"
+	"github.com/farpage/farpage/handler/space"
+	"github.com/farpage/farpage/handler/state"
+	"github.com/farpage/farpage/handler/target"
+	"github.com/farpage/farpage/handler/uffd"
+	"golang.org/x/sys/unix"
+)
+
+// process is one managed memory and what the engine knows of it beside its record
+// in shared memory, all of which can be found out again.
+type process struct {
+	rec   *state.Proc
+	index int
+	tag   uint16
+	table space.Table
+	pipe  *handoff.Pipe
+	runs  []state.Run
+
+	statm, task int // private descriptors, -1
+	readable    bool
+	blocked     bool  // the helper is inside a move: no event may be read
+	batch       []int // ring slots read and not applied
+	deferred    []fault
+	ranges      ranges // what is registered
+	refusedAt   ranges // what the kernel would not register
+	unscanned   bool
+	rescan      ranges // registered, but the scan was not quiet
+	mapped      int64
+	cursor      uint64 // of the clock
+	streams     [4]stream
+	excluded    map[uint64]struct{}
+	parent      *process
+	wiped       ranges // of the parent: what a child does not inherit
+	wipedKnown  bool
+	born        time.Time
+	command     string
+	reason      string // why it is not evicted
+}
+
+func (p *process) has(flag uint32) bool { return p.rec.Flags&flag != 0 }
+func (p *process) set(flag uint32)      { p.rec.Flags |= flag }
+func (p *process) uffd() int            { return int(p.rec.UffdFD) }
+func (p *process) running() bool        { return p.rec.RunCount > 0 }
+
+// probeAddr is the last page that a program can map. It is never registered (with
+// the stack at the top of memory it is part of that), so a ZEROPAGE there never
+// does anything, and tells whether the memory lives and whether it is quiet.
+const probeAddr = 1<<47 - 2*space.PageSize
+
+// newProcess takes a free record; -1 descriptors, nothing else.
+func (e *Engine) newProcess() *process {
+	for i := range e.mem.Procs {
+		if e.procs[i] == nil && e.mem.Procs[i].Used == state.ProcFree {
+			e.mem.Procs[i] = state.Proc{UffdFD: -1, SockFD: -1, ChannelFD: -1, PagemapFD: -1, MemFD: -1, MapsFD: -1, Parent: -1}
+			return e.track(i)
+		}
+	}
+	return nil
+}
+
+// track makes the private side of record i.
+func (e *Engine) track(i int) *process {
+	e.nextTag++
+	return &process{
+		rec: &e.mem.Procs[i], index: i, tag: e.nextTag, runs: e.mem.Runs(i),
+		statm: -1, task: -1, born: e.now, excluded: map[uint64]struct{}{},
+	}
+}
+
+// enter makes a process one of the container's, served from now on.
+func (e *Engine) enter(p *process) error {
+	e.procs[p.index] = p
+	e.live = append(e.live, p)
+	p.readable = true
+	return e.poller.add(p.uffd(), source{kindUffd, p.tag, int32(p.index)})
+}
+
+// identify opens what is looked at from outside. The helper at the other end of
+// the socket must be alive afterwards: then all of it is of the helper's memory.
+func (e *Engine) identify(p *process, pid int) error {
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	open := func(name string, flags int) (int32, error) {
+		fd, err := unix.Open(dir+name, flags|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return -1, fmt.Errorf("open %s%s: %w", dir, name, err)
+		}
+		return int32(fd), nil
+	}
+	var err error
+	if p.rec.PagemapFD, err = open("pagemap", unix.O_RDONLY); err != nil {
+		return err
+	}
+	if p.rec.MemFD, err = open("mem", unix.O_RDONLY); err != nil {
+		return err
+	}
+	if p.rec.MapsFD, err = open("maps", unix.O_RDONLY); err != nil {
+		return err
+	}
+	p.rec.Pid, p.rec.Start = int32(pid), target.StartTime(pid)
+	p.set(state.FlagIdentified)
+	e.look(p)
+	return nil
+}
+
+// look opens the private descriptors of an identified process.
+func (e *Engine) look(p *process) {
+	p.command = target.Command(int(p.rec.Pid))
+	if fd, err := unix.Open(fmt.Sprintf("/proc/%d/statm", p.rec.Pid), unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		p.statm = fd
+	}
+	if fd, err := unix.Open(fmt.Sprintf("/proc/%d/task", p.rec.Pid), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
+		p.task = fd
+	}
+}
+
+// hangUp notes that the helper is gone. The memory may live on, in a vfork child:
+// what the helper had moved and not copied out is read from its staging.
+func (e *Engine) hangUp(p *process) {
+	if p.has(state.FlagHungUp) {
+		return
+	}
+	p.set(state.FlagHungUp)
+	if p.running() {
+		e.collect(p)
+		if p.pipe.Busy() {
+			e.rescue(p)
+		}
+		e.endCommand(p)
+	}
+	p.blocked = false
+	e.closeFD(&p.rec.SockFD, true)
+}
+
+// rescue reads the run that was under way when the helper died out of staging.
+// /proc/PID/mem gives EIO for pages that are not there.
+func (e *Engine) rescue(p *process) {
+	for i := range p.runs[:p.rec.RunCount] {
+		r := &p.runs[i]
+		if r.Pages == 0 {
+			continue
+		}
+		page := make([]byte, space.PageSize)
+		for k := range r.Pages {
+			at := int64(p.rec.Area + handoff.AreaStaging + uint64(k)*space.PageSize)
+			if n, err := unix.Pread(int(p.rec.MemFD), page, at); err != nil || n != len(page) {
+				break
+			}
+			e.store1(p, r.Addr+uint64(k)*space.PageSize, page)
+		}
+		return
+	}
+}
+
+// sweep looks for memory that is no more. Exit and exec raise no event.
+func (e *Engine) sweep() {
+	for i := 0; i < len(e.live); i++ {
+		p := e.live[i]
+		if p.has(state.FlagReady) && !p.has(state.FlagHungUp) {
+			continue
+		}
+		if _, gone := uffd.Quiet(p.uffd(), probeAddr); gone {
+			e.reap(p)
+			i--
+		}
+	}
+	if len(e.live) == 0 && len(e.conns) == 0 && e.firstGone() {
+		e.stop = true
+	}
+}
+
+// firstGone says whether the container's first process is gone.
+func (e *Engine) firstGone() bool {
+	return e.cfg.Pid == 0 || target.StartTime(e.cfg.Pid) != e.cfg.Start
+}
+
+// reap gives up all that a memory that is no more had.
+func (e *Engine) reap(p *process) {
+	e.releaseRing(p)
+	p.table.Free(e.slots.drop)
+	e.procs[p.index] = nil
+	for i, q := range e.live {
+		if q == p {
+			e.live = append(e.live[:i], e.live[i+1:]...)
+			break
+		}
+	}
+	for _, q := range e.live {
+		if q.parent == p {
+			q.parent = nil
+		}
+	}
+	if p.has(state.FlagIdentified) && target.StartTime(int(p.rec.Pid)) == p.rec.Start {
+		e.mem.Header.Counters.Execs++
+	}
+	e.mem.Header.Counters.Exited++
+	p.rec.Used = state.ProcFree
+	e.closeFD(&p.rec.UffdFD, true)
+	e.closeFD(&p.rec.SockFD, true)
+	for _, fd := range []*int32{&p.rec.ChannelFD, &p.rec.PagemapFD, &p.rec.MemFD, &p.rec.MapsFD} {
+		e.closeFD(fd, false)
+	}
+	for _, fd := range []*int{&p.statm, &p.task} {
+		if *fd >= 0 {
+			_ = unix.Close(*fd)
+			*fd = -1
+		}
+	}
+	if p.pipe != nil {
+		p.pipe.Close()
+	}
+	e.stuck = false
+}
+
+func (e *Engine) closeFD(fd *int32, polled bool) {
+	if *fd < 0 {
+		return
+	}
+	n := int(*fd)
+	*fd = -1
+	if polled {
+		e.poller.remove(n)
+	}
+	_ = unix.Close(n)
+}
+
+// closeQuiet closes a descriptor of ours; there is nothing to do about an error.
+func closeQuiet(fd int) { _ = unix.Close(fd) }

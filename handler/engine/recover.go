@@ -1,0 +1,249 @@
+package engine
+
+import (
+	"encoding/json"
+	"fmt"
+	"sort"
+
+	"github.com/farpage/farpage/handler/handoff"
+	"github.com/farpage/farpage/handler/space"
+	"github.com/farpage/farpage/handler/state"
+	"github.com/farpage/farpage/handler/uffd"
+	"github.com/farpage/farpage/store"
+	"github.com/sirupsen/logrus"
+)
+
+// Descriptors returns the numbers of all descriptors that a container's state
+// names; they must be open under the same numbers before Recover.
+func Descriptors(mem *state.Memory) []int {
+	var fds []int
+	add := func(fd int32) {
+		if fd >= 0 {
+			fds = append(fds, int(fd))
+		}
+	}
+	add(mem.Header.ListenerFD)
+	for i := range mem.Procs {
+		p := &mem.Procs[i]
+		if p.Used == state.ProcFree {
+			continue
+		}
+		add(p.UffdFD)
+		add(p.SockFD)
+		add(p.ChannelFD)
+		add(p.PagemapFD)
+		add(p.MemFD)
+		add(p.MapsFD)
+	}
+	for i := range mem.Ring {
+		if ev := &mem.Ring[i]; ev.Source != 0 && ev.Msg.Event == uffd.EventFork {
+			add(int32(ev.Msg.ForkFD()))
+		}
+	}
+	sort.Ints(fds)
+	out := fds[:0]
+	for i, fd := range fds {
+		if i == 0 || fd != fds[i-1] {
+			out = append(out, fd)
+		}
+	}
+	return out
+}
+
+// RecoverConfig reads what a container was made from, out of its state.
+func RecoverConfig(mem *state.Memory) (Config, error) {
+	var cfg Config
+	if err := json.Unmarshal(mem.Config(), &cfg); err != nil {
+		return cfg, fmt.Errorf("configuration in a container's state: %w", err)
+	}
+	return cfg, nil
+}
+
+// Recover makes an engine that goes on where a dead one has stopped, at whatever
+// instruction that was.
+func Recover(cfg Config, mem *state.Memory, st store.Store, device int, log *logrus.Entry) (*Engine, error) {
+	e, err := prepare(cfg, mem, st, device, log)
+	if err != nil {
+		return nil, err
+	}
+	var roots []uint32
+	for i := range mem.Procs {
+		switch p := &mem.Procs[i]; p.Used {
+		case state.ProcLive:
+			roots = append(roots, p.Root)
+		case state.ProcForked:
+			p.Root = 0 // its table is made again from the ring
+		}
+	}
+	e.nodes.Recover(roots)
+	live := e.slots.recover(func(seen func(slot uint32)) {
+		for i := range mem.Procs {
+			if mem.Procs[i].Used != state.ProcLive {
+				continue
+			}
+			table := space.OpenTable(e.nodes, mem.Procs[i].Root)
+			for at := uint64(0); ; {
+				base, leaf, ok := table.NextLeaf(at)
+				if !ok {
+					break
+				}
+				for _, entry := range leaf {
+					if entry.State() == space.Slot {
+						seen(entry.Slot())
+					}
+				}
+				at = base + space.Fan*space.PageSize
+			}
+		}
+	})
+	if e.slots.space, err = st.Open(e.spaceConfig(live)); err != nil {
+		return nil, err
+	}
+	e.slots.again()
+	if mem.Header.ListenerFD >= 0 {
+		e.listener = int(mem.Header.ListenerFD)
+		if err := e.poller.add(e.listener, source{kind: kindListener}); err != nil {
+			return nil, err
+		}
+	}
+	for i := range mem.Procs {
+		if mem.Procs[i].Used == state.ProcLive {
+			if err := e.resume(i); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, p := range e.live {
+		if i := p.rec.Parent; i >= 0 && int(i) < len(e.procs) {
+			p.parent = e.procs[i]
+		}
+	}
+	e.reloadRing()
+	return e, nil
+}
+
+// resume takes up one process.
+func (e *Engine) resume(i int) error {
+	p := e.track(i)
+	p.table = space.OpenTable(e.nodes, p.rec.Root)
+	if p.has(state.FlagIdentified) {
+		e.look(p)
+	}
+	if p.rec.ChannelFD >= 0 {
+		pipe, err := handoff.OpenPipe(int(p.rec.ChannelFD))
+		if err != nil {
+			return err
+		}
+		p.pipe = pipe
+	}
+	if err := e.enter(p); err != nil {
+		return err
+	}
+	if p.rec.SockFD >= 0 && p.has(state.FlagReady) {
+		if err := e.poller.add(int(p.rec.SockFD), source{kindHelper, p.tag, int32(i)}); err != nil {
+			return err
+		}
+	}
+	// A hand-off that was not done cannot go on: its helper sees the socket close
+	// and begins again, or the child stays served by its parent's entries.
+	if !p.has(state.FlagReady) && p.rec.SockFD >= 0 {
+		e.hangUp(p)
+	}
+	e.resumeCommand(p)
+	return nil
+}
+
+// resumeCommand brings entries in flight together with the command that was under
+// way, if it was ever handed over.
+func (e *Engine) resumeCommand(p *process) {
+	if p.pipe != nil && p.running() && p.pipe.Published() == p.rec.Command {
+		p.pipe.Raise() // the helper begins no run until the ring is applied
+		for i := range p.runs[:p.rec.RunCount] {
+			if r := &p.runs[i]; r.Pages > 0 {
+				return
+			}
+		}
+	}
+	// Not handed over, or taken in but for the last word.
+	p.rec.RunCount = 0
+	for at := uint64(0); ; {
+		base, leaf, ok := p.table.NextLeaf(at)
+		if !ok {
+			return
+		}
+		for i, entry := range leaf {
+			if entry.State() == space.InFlight {
+				leaf[i] = entry.To(space.Touched, 0)
+			}
+		}
+		at = base + space.Fan*space.PageSize
+	}
+}
+
+// reloadRing finds the events that were read and not applied, in their order.
+func (e *Engine) reloadRing() {
+	var left []int
+	for i := range e.mem.Ring {
+		ev := &e.mem.Ring[i]
+		if ev.Source == 0 {
+			continue
+		}
+		k := int(ev.Source) - 1
+		if ev.Msg.Event == 0 || ev.Msg.Event == uffd.EventPagefault || k >= len(e.procs) || e.procs[k] == nil {
+			// Nothing was read, or a fault, which the wake-up tells again.
+			ev.Source = 0
+			continue
+		}
+		left = append(left, i)
+	}
+	sort.Slice(left, func(a, b int) bool { return e.mem.Ring[left[a]].Sequence < e.mem.Ring[left[b]].Sequence })
+	for _, i := range left {
+		p := e.procs[e.mem.Ring[i].Source-1]
+		p.batch = append(p.batch, i)
+	}
+}
+
+// WakeAll makes every thread that waits for a page ask again: faults that the dead
+// agent had read are not told a second time. To be called when the descriptors
+// are this agent's for good.
+func (e *Engine) WakeAll() {
+	for _, p := range e.live {
+		p.readable = true
+		if errno := uffd.Wake(p.uffd(), 0x10000, space.Limit-0x20000); errno != 0 {
+			e.log.Warnf("wake pid %d: %v", p.rec.Pid, errno)
+		}
+		// What is registered is found out again: registering twice does no harm.
+		p.mapped = 0
+	}
+}
+
+// Abandon ends Run without giving anything up: the keeper holds it all.
+func (e *Engine) Abandon() {
+	e.Do(func() { e.stop = true })
+	<-e.ended
+}
+
+// Close gives up what an ended engine has. Preconditions: Run has returned.
+func (e *Engine) Close() error {
+	for len(e.live) > 0 {
+		e.reap(e.live[0])
+	}
+	for _, c := range e.conns {
+		e.poller.remove(c.fd)
+		closeQuiet(c.fd)
+	}
+	err := e.slots.space.Close()
+	if e.listener >= 0 {
+		closeQuiet(e.listener)
+	}
+	if e.statFD >= 0 {
+		closeQuiet(e.statFD)
+	}
+	e.poller.close()
+	fd := e.mem.FD
+	if cerr := e.mem.Close(); err == nil {
+		err = cerr
+	}
+	closeQuiet(fd)
+	return err
+}

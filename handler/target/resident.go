@@ -1,0 +1,126 @@
+package target
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+)
+
+// field finds "name <spaces> number" at the beginning of a line.
+func field(text []byte, name string) (int64, bool) {
+	for len(text) > 0 {
+		line := text
+		if i := bytes.IndexByte(text, '\n'); i >= 0 {
+			line, text = text[:i], text[i+1:]
+		} else {
+			text = nil
+		}
+		rest, ok := bytes.CutPrefix(line, []byte(name))
+		if !ok || len(rest) == 0 || rest[0] != ' ' && rest[0] != '\t' {
+			continue
+		}
+		rest = bytes.TrimLeft(rest, " \t")
+		n, digits := int64(0), 0
+		for ; digits < len(rest) && rest[digits] >= '0' && rest[digits] <= '9'; digits++ {
+			n = n*10 + int64(rest[digits]-'0')
+		}
+		return n, digits > 0
+	}
+	return 0, false
+}
+
+// CgroupAnon returns the bytes of anonymous memory of a memory cgroup and its
+// children from an open memory.stat: `anon` (v2), `total_rss` (v1).
+func (r *Reader) CgroupAnon(memoryStat int) (int64, error) {
+	text, err := r.All(memoryStat)
+	if err != nil {
+		return 0, err
+	}
+	if n, ok := field(text, "anon"); ok {
+		return n, nil
+	}
+	if n, ok := field(text, "total_rss"); ok {
+		return n, nil
+	}
+	return 0, fmt.Errorf("target: memory.stat has neither anon nor total_rss")
+}
+
+// RssAnon returns the bytes of anonymous memory that a process has resident, from
+// /proc/PID/status: exact, unlike statm. Pages shared after a fork count in each.
+func (r *Reader) RssAnon(pid int) (int64, error) { return r.kilobytes(pid, "status", "RssAnon:") }
+
+// PssAnon returns a process's share of anonymous memory in bytes, from
+// /proc/PID/smaps_rollup: pages shared after a fork count in proportion.
+func (r *Reader) PssAnon(pid int) (int64, error) {
+	return r.kilobytes(pid, "smaps_rollup", "Pss_Anon:")
+}
+
+func (r *Reader) kilobytes(pid int, file, name string) (int64, error) {
+	fd, err := syscall.Open("/proc/"+strconv.Itoa(pid)+"/"+file, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err == syscall.ENOENT {
+		return 0, ErrGone
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer syscall.Close(fd)
+	text, err := r.All(fd)
+	if err != nil {
+		return 0, err
+	}
+	n, ok := field(text, name)
+	if !ok {
+		return 0, ErrGone // a zombie has no memory to tell of
+	}
+	return n << 10, nil
+}
+
+// MappedBytes returns how much address space a process has, from an open
+// /proc/PID/statm: it changes whenever something is mapped or grows.
+func (r *Reader) MappedBytes(statm int) (int64, error) {
+	text, err := r.All(statm)
+	if err != nil {
+		return 0, err
+	}
+	n := int64(0)
+	for _, c := range text {
+		if c < '0' || c > '9' {
+			break
+		}
+		n = n*10 + int64(c-'0')
+	}
+	return n * pageSize, nil
+}
+
+// Command returns a process's command name, empty when it is gone.
+func Command(pid int) string {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
+	if err != nil {
+		return ""
+	}
+	return string(bytes.TrimSpace(b))
+}
+
+// StartTime returns when a process started, in clock ticks after boot: with the
+// pid it names a process for good. 0 when it is gone.
+func StartTime(pid int) uint64 {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0
+	}
+	i := bytes.LastIndexByte(b, ')')
+	if i < 0 {
+		return 0
+	}
+	f := bytes.Fields(b[i+1:])
+	if len(f) < 20 {
+		return 0
+	}
+	n, err := strconv.ParseUint(string(f[19]), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}

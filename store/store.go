@@ -1,0 +1,81 @@
+// Package store keeps far pages. A Store is one place (compressed RAM, a slot
+// file, ...); a Space is the part of it that belongs to one container. The
+// agent's fault path never waits for a store: Put and Get only start work and
+// report its end through SpaceConfig.Done, and TryGet answers at once or not at
+// all.
+//
+// A store does not check what it keeps: the agent checksums each page over its
+// bytes, container, slot and generation (see Sum) before Put and after Get, so a
+// store that loses, flips or mixes up pages is found out, whichever it is.
+package store
+
+import "errors"
+
+// PageSize is the size in bytes of every page that a store takes and gives.
+const PageSize = 4096
+
+// ErrFull says that a store has no room for another page. The page stays where
+// it is; eviction stops until something is freed.
+var ErrFull = errors.New("store: full")
+
+// Handle names one stored page inside one Space. It is chosen by the store,
+// opaque to everybody else, kept in the agent's crash-safe state, and never 0.
+type Handle uint64
+
+// Op is one page on its way into or out of a store. The caller owns it and its
+// Page again once Done was called with it.
+type Op struct {
+	Handle Handle // Put: set by the store on success; Get: which page
+	Page   []byte // PageSize bytes; read by Put, filled by Get
+	Err    error  // nil, ErrFull or what failed
+	Tag    uint64 // the caller's own; the store does not look at it
+	Write  bool   // set by Put, cleared by Get: which of the two has ended
+}
+
+// SpaceConfig is what a store needs to open one container's part.
+type SpaceConfig struct {
+	// ID is the container's id.
+	ID string
+	// Arena is shared memory that outlives the agent process, zero when the
+	// container is new. Only stores in RAM use it. It may be much larger than
+	// what is ever used: pages of it cost nothing until they are written.
+	Arena []byte
+	// Release gives the memory behind Arena[offset:offset+length] back to the
+	// kernel; it reads as zeros afterwards. Offsets in bytes, multiples of
+	// PageSize.
+	Release func(offset, length int64) error
+	// Live are the handles that are in use, after an agent's death; everything
+	// else in the space is free.
+	Live []Handle
+	// Done is called exactly once for each Op given to Put or Get, from any
+	// goroutine, never from inside Put or Get themselves. It does not block.
+	Done func(*Op)
+}
+
+// Store is a place for far pages, shared by all containers that name it.
+type Store interface {
+	// Open opens the part of one container, new or taken over.
+	Open(SpaceConfig) (Space, error)
+	// String is the URL it was opened by.
+	String() string
+	// Close waits for what is under way. No Space may be used afterwards.
+	Close() error
+}
+
+// Space is one container's part of a store. Its methods may be called from one
+// goroutine at a time; Done runs beside them.
+type Space interface {
+	// Put starts storing op.Page under a new handle. It does not block.
+	Put(op *Op)
+	// Get starts reading op.Handle into op.Page. It does not block.
+	Get(op *Op)
+	// TryGet reads h into page if that needs no waiting at all, and allocates
+	// nothing. ok is false when the page has to be asked for with Get.
+	TryGet(h Handle, page []byte) (ok bool, err error)
+	// Free gives h up. It does not block. h must not be in use by a Get.
+	Free(h Handle)
+	// Bytes says what the pages kept here cost, in bytes.
+	Bytes() int64
+	// Close gives everything up, once every Op has been reported.
+	Close() error
+}
