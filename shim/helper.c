@@ -336,7 +336,8 @@ static void obey(struct helper *h, struct fp_channel *c)
 	for (uint32_t i = 0; i < count && i < FP_RUNS_MAX; i++) {
 		struct fp_run *run = &c->runs[i];
 
-		if (run->first + run->pages > FP_BATCH_PAGES)
+		if (run->first + run->pages > FP_BATCH_PAGES ||
+		    __atomic_load_n(&run->result, __ATOMIC_ACQUIRE) != FP_PENDING)
 			continue;
 		if (move_run(h, c, run, 0) == EBUSY_) {
 			/* Shared after a fork: make the pages this process's own.

@@ -46,21 +46,20 @@ func (e *Engine) pressure() {
 		e.stuck, e.forced = true, 0
 		return
 	}
-	under := false
+	flying := 0 // pages of commands under way: each needs a raw buffer
 	for _, p := range e.live {
-		if p.running() {
-			under = true
-			for i := range p.runs[:p.rec.RunCount] {
-				want -= int64(p.runs[i].Pages)
-			}
+		for i := range p.runs[:p.rec.RunCount] {
+			flying += int(p.runs[i].Pages)
 		}
 	}
+	want -= int64(flying)
+	under := flying > 0
 	chosen := false
 	for range e.live {
 		if want <= 0 {
 			return
 		}
-		if e.slots.room() < handoff.BatchPages {
+		if e.slots.room()-flying < handoff.BatchPages {
 			return // the store has to keep up first
 		}
 		e.turnProc++
@@ -71,6 +70,7 @@ func (e *Engine) pressure() {
 		if n := e.choose(p, int(min(want, handoff.BatchPages))); n > 0 {
 			e.issue(p)
 			want -= int64(n)
+			flying += n
 			chosen = true
 		}
 	}
@@ -81,7 +81,10 @@ func (e *Engine) pressure() {
 
 // evictable says whether a command can be given to a process now.
 func (e *Engine) evictable(p *process) bool {
+	// A helper that is still on its way through a command whose runs were all taken
+	// back must not find another command's runs there: it would do them twice.
 	return p.has(state.FlagReady) && !p.has(state.FlagHungUp) && !p.running() && len(p.batch) == 0 &&
+		p.pipe.Ended() == p.pipe.Published() &&
 		!p.unscanned && e.checkChild(p, space.Limit)
 }
 
@@ -94,9 +97,6 @@ const leavesPerChoice = 512
 func (e *Engine) choose(p *process, want int) int {
 	e.exclude(p)
 	pages, runs, wraps := 0, 0, 0
-	// The command is noted before its entries say so: a crash in between leaves
-	// touched pages in a command that was never published.
-	p.rec.RunCount = 0
 	for leaves := 0; leaves < leavesPerChoice && pages < want && wraps <= space.MaxAge+1; leaves++ {
 		base, leaf, ok := p.table.NextLeaf(p.cursor)
 		if !ok {
@@ -128,15 +128,20 @@ func (e *Engine) choose(p *process, want int) int {
 			if _, no := p.excluded[addr]; no {
 				continue
 			}
+			if runs == handoff.RunsMax {
+				last := p.runs[runs-1]
+				if last.Addr+uint64(last.Pages)*space.PageSize != addr || last.Pages == handoff.StagingPages {
+					break
+				}
+			}
+			// In flight at once: the clock may come round to this page again.
+			leaf[i] = entry.To(space.InFlight, 0)
 			if runs > 0 {
 				if r := &p.runs[runs-1]; r.Addr+uint64(r.Pages)*space.PageSize == addr && r.Pages < handoff.StagingPages {
 					r.Pages++
 					pages++
 					continue
 				}
-			}
-			if runs == handoff.RunsMax {
-				break
 			}
 			p.runs[runs] = state.Run{Addr: addr, Pages: 1, First: uint32(pages)}
 			runs++
@@ -147,6 +152,10 @@ func (e *Engine) choose(p *process, want int) int {
 			break
 		}
 	}
+	// A crash before this leaves pages in flight without a command, one before
+	// the command is published a number that the channel does not know: either
+	// way nothing was moved.
+	p.rec.Command++
 	p.rec.RunCount = uint32(runs)
 	return pages
 }
@@ -183,15 +192,10 @@ func (e *Engine) exclude(p *process) {
 	}
 }
 
-// issue marks a command's pages in flight and gives it to the helper.
+// issue gives a command to the helper.
 func (e *Engine) issue(p *process) {
-	p.rec.Command++
 	for i := range p.runs[:p.rec.RunCount] {
 		r := &p.runs[i]
-		for k := range r.Pages {
-			a := r.Addr + uint64(k)*space.PageSize
-			e.write(p, a, p.table.Get(a).To(space.InFlight, 0))
-		}
 		p.pipe.SetRun(i, r.Addr, r.Pages, r.First)
 	}
 	p.pipe.Publish(p.rec.Command, int(p.rec.RunCount))

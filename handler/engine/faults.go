@@ -86,11 +86,14 @@ func (e *Engine) serve(p *process, f *fault) outcome {
 	if len(p.batch) > 0 {
 		return later
 	}
+	// The helper populates pages of its own command: it is never made to wait for
+	// itself, nor for room that only it can make.
+	helper := f.tid != 0 && f.tid == p.rec.HelperTid
 	entry := p.table.Get(f.addr)
-	if entry.State() == space.InFlight {
+	if entry.State() == space.InFlight && f.flags&uffd.FaultWP == 0 && !helper {
 		return later
 	}
-	if f.tid == 0 || f.tid != p.rec.HelperTid {
+	if !helper {
 		if e.room() <= 0 && !e.stuck {
 			if !f.held {
 				f.held = true
@@ -172,11 +175,11 @@ const zeroAhead = 16
 // serveZero gives zeros: to pages that were never touched or were removed.
 func (e *Engine) serveZero(p *process, f *fault, entry space.Entry) outcome {
 	c := &e.mem.Header.Counters
-	if entry.State() == space.Touched {
+	if s := entry.State(); s == space.Touched || s == space.InFlight {
 		if !e.checkChild(p, f.addr) {
 			return later
 		}
-		if entry = p.table.Get(f.addr); entry.State() == space.Touched && !entry.RemovedOnce() {
+		if entry = p.table.Get(f.addr); entry.State() == s && !entry.RemovedOnce() {
 			c.Unexplained++
 			e.warn("unexplained", "pid %d: page %#x was touched and is missing, no event tells why; served zeros", p.rec.Pid, f.addr)
 		}
@@ -203,7 +206,9 @@ func (e *Engine) serveZero(p *process, f *fault, entry space.Entry) outcome {
 		if k == 0 {
 			age = 1
 		}
-		e.write(p, a, p.table.Get(a).To(space.Touched, 0).WithAge(age))
+		if old := p.table.Get(a); old.State() != space.InFlight {
+			e.write(p, a, old.To(space.Touched, 0).WithAge(age))
+		}
 	}
 	p.gave(f.addr, n)
 	e.give(int64(n))
