@@ -254,7 +254,7 @@ func (e *Engine) timeout() time.Duration {
 	t := measureEvery
 	for _, p := range e.live {
 		switch {
-		case len(p.batch) > 0 || p.unscanned:
+		case len(p.batch) > 0 || p.unscanned || p.unarmed:
 			return settleEvery
 		case p.blocked || len(p.deferred) > 0:
 			t = blockedEvery
@@ -329,6 +329,9 @@ func (e *Engine) attend(p *process) {
 	}
 	if len(p.batch) > 0 {
 		e.flush(p)
+	}
+	if p.unarmed {
+		e.armed(p)
 	}
 }
 

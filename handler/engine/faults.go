@@ -175,14 +175,13 @@ const zeroAhead = 16
 // serveZero gives zeros: to pages that were never touched or were removed.
 func (e *Engine) serveZero(p *process, f *fault, entry space.Entry) outcome {
 	c := &e.mem.Header.Counters
-	if s := entry.State(); s == space.Touched || s == space.InFlight {
+	known := entry.State() != space.Touched && entry.State() != space.InFlight
+	if !known {
 		if !e.checkChild(p, f.addr) {
 			return later
 		}
-		if entry = p.table.Get(f.addr); entry.State() == s && !entry.RemovedOnce() {
-			c.Unexplained++
-			e.warn("unexplained", "pid %d: page %#x was touched and is missing, no event tells why; served zeros", p.rec.Pid, f.addr)
-		}
+		entry = p.table.Get(f.addr)
+		known = entry.State() != space.Touched && entry.State() != space.InFlight || entry.RemovedOnce()
 	}
 	want := e.limitAhead(p.ahead(f.addr))
 	pages := 1
@@ -214,6 +213,10 @@ func (e *Engine) serveZero(p *process, f *fault, entry space.Entry) outcome {
 	e.give(int64(n))
 	if n > 0 {
 		c.ServedZero++
+		if !known { // and it was missing: for a page that is there n is 0
+			c.Unexplained++
+			e.warn("unexplained", "pid %d: page %#x was touched and is missing, no event tells why; served zeros", p.rec.Pid, f.addr)
+		}
 		return served
 	}
 	return e.refusal(p, f.addr, entry, errno)

@@ -231,12 +231,26 @@ func (e *Engine) arm(c *conn) error {
 	if err := e.poller.add(c.fd, source{kindHelper, p.tag, int32(p.index)}); err != nil {
 		return err
 	}
-	p.set(state.FlagReady)
-	if !p.has(state.FlagChild) {
-		e.register(p)
+	p.unarmed = true
+	e.armed(p)
+	return nil
+}
+
+// armed tells a helper that its process is taken in. A child's table is held
+// against its mappings before that: once its helper registers what it maps, an
+// entry of something that its parent was just unmapping when it forked would pass
+// for one of the new mapping.
+func (e *Engine) armed(p *process) {
+	if !e.checkChild(p, space.Limit) {
+		return // attend comes back
 	}
-	e.lastWork = e.now
-	return handoff.Send(c.fd, handoff.Message{Type: handoff.Armed})
+	p.unarmed = false
+	p.set(state.FlagReady)
+	e.register(p)
+	if err := handoff.Send(int(p.rec.SockFD), handoff.Message{Type: handoff.Armed}); err != nil {
+		p.reason = err.Error()
+		e.hangUp(p)
+	}
 }
 
 // undo gives up a process that never came to be served.

@@ -29,6 +29,7 @@ type process struct {
 	deferred    []fault
 	ranges      ranges // what is registered
 	refusedAt   ranges // what the kernel would not register
+	unarmed     bool   // its helper waits for the end of the hand-off
 	unscanned   bool
 	rescan      ranges // registered, but the scan was not quiet
 	mapped      int64
@@ -133,7 +134,7 @@ func (e *Engine) hangUp(p *process) {
 		}
 		e.endCommand(p)
 	}
-	p.blocked = false
+	p.blocked, p.unarmed = false, false
 	e.closeFD(&p.rec.SockFD, true)
 }
 
