@@ -20,6 +20,8 @@ var ErrFull = errors.New("store: full")
 
 // Handle names one stored page inside one Space. It is chosen by the store,
 // opaque to everybody else, kept in the agent's crash-safe state, and never 0.
+// Pages of equal content may get the same handle when they need no room; each
+// of them is freed.
 type Handle uint64
 
 // Op is one page on its way into or out of a store. The caller owns it and its
@@ -45,7 +47,9 @@ type SpaceConfig struct {
 	// PageSize.
 	Release func(offset, length int64) error
 	// Live are the handles that are in use, after an agent's death; everything
-	// else in the space is free.
+	// else in the space is free. A handle that this store cannot have given, or
+	// that contradicts another one, is left out: the space opens all the same,
+	// and reading that page gives an error or bytes that fail their checksum.
 	Live []Handle
 	// Done is called exactly once for each Op given to Put or Get, from any
 	// goroutine, never from inside Put or Get themselves. It does not block.
@@ -70,12 +74,18 @@ type Space interface {
 	// Get starts reading op.Handle into op.Page. It does not block.
 	Get(op *Op)
 	// TryGet reads h into page if that needs no waiting at all, and allocates
-	// nothing. ok is false when the page has to be asked for with Get.
+	// nothing. ok is false when the page has to be asked for with Get, and when
+	// err says that the page is lost.
 	TryGet(h Handle, page []byte) (ok bool, err error)
-	// Free gives h up. It does not block. h must not be in use by a Get.
+	// Free gives h up. It does not block. h must not be in use by a Get. To
+	// free what is not in use is a mistake of the caller; a store ignores it.
 	Free(h Handle)
-	// Bytes says what the pages kept here cost, in bytes.
+	// Bytes says what the pages kept here cost, in bytes. What is freed may
+	// count for a while, until its room is given back. It may be called at any
+	// time from anywhere.
 	Bytes() int64
-	// Close gives everything up, once every Op has been reported.
+	// Close waits until every Op has been reported and lets go of the space.
+	// What is stored stays for the next Open where the place outlives it. It
+	// must not be called from Done.
 	Close() error
 }

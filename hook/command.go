@@ -1,0 +1,60 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+
+	"github.com/farpage/farpage/api"
+)
+
+// usage is what --help prints.
+const usage = `usage: farpage-hook [--socket-dir DIR] prestart|createRuntime < state.json
+
+An OCI hook: container runtimes call it while they create a container. Containers
+without io.farpage.* annotations are not touched.
+
+`
+
+// Main is the program farpage-hook: it parses arguments, runs the hook and returns the
+// exit status. 1 means that the container must not start.
+//
+// A command line that it does not understand gives a warning and 0: the engine's
+// configuration may be newer than this program, and then every container of the host,
+// farpage's or not, would fail to start.
+func Main(version string, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("farpage-hook", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	o := Options{SyslogSocket: syslogSocket}
+	flags.StringVar(&o.SocketDir, "socket-dir", api.DefaultSocketDir, "the agent's socket `folder`")
+	showVersion := flags.Bool("version", false, "print the version and exit")
+
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(stdout, usage)
+		flags.SetOutput(stdout)
+		flags.PrintDefaults()
+		return 0
+	case err != nil:
+		return skip(stderr, err.Error())
+	case *showVersion:
+		fmt.Fprintf(stdout, "farpage-hook %s\n", version)
+		return 0
+	case flags.NArg() != 1:
+		return skip(stderr, fmt.Sprintf("one argument is expected, prestart or createRuntime, not %d", flags.NArg()))
+	}
+	switch stage := flags.Arg(0); stage {
+	case "prestart", "createRuntime":
+		return Run(context.Background(), o, stdin, stderr)
+	default:
+		return skip(stderr, fmt.Sprintf("%q is not a stage that it knows: prestart or createRuntime", stage))
+	}
+}
+
+// skip says why the hook does nothing.
+func skip(stderr io.Writer, why string) int {
+	fmt.Fprintf(stderr, "farpage-hook: %s; nothing is done (does the engine's configuration belong to another version of farpage?)\n", why)
+	return 0
+}

@@ -1,0 +1,208 @@
+package container
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Watcher samples how much anonymous memory a group of processes keeps resident.
+type Watcher struct {
+	stop chan struct{}
+	done chan struct{}
+
+	mu     sync.Mutex
+	result Resident // guarded by mu
+}
+
+// Resident is what a Watcher has seen so far.
+type Resident struct {
+	LastBytes int64
+	PeakBytes int64
+	Samples   int           // whole samples; 0 says that nothing was seen
+	Skipped   int           // samples dropped because processes came or went meanwhile
+	LongestUs int64         // the longest time between two samples
+	PeakAfter time.Duration // since Watch
+	Err       error         // why the last sample failed, if it did
+}
+
+// Watch samples every so often, until Stop, the sum of Pss_Anon
+// (/proc/PID/smaps_rollup) over the processes that pids lists. A page that a
+// fork's two sides share counts once. It needs root.
+func Watch(pids func() ([]int, error), every time.Duration) *Watcher {
+	w := &Watcher{stop: make(chan struct{}), done: make(chan struct{})}
+	go w.loop(pids, every)
+	return w
+}
+
+func (w *Watcher) loop(pids func() ([]int, error), every time.Duration) {
+	defer close(w.done)
+	start := time.Now()
+	last := start
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		sample, whole, err := residentBytes(pids)
+		now := time.Now()
+		w.mu.Lock()
+		r := &w.result
+		switch r.Err = err; {
+		case err != nil:
+		case !whole:
+			r.Skipped++
+		default:
+			r.LongestUs = max(r.LongestUs, now.Sub(last).Microseconds())
+			last = now
+			r.Samples++
+			r.LastBytes = sample
+			if sample > r.PeakBytes {
+				r.PeakBytes, r.PeakAfter = sample, now.Sub(start)
+			}
+		}
+		w.mu.Unlock()
+		select {
+		case <-w.stop:
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Seen is what was seen until now.
+func (w *Watcher) Seen() Resident {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.result
+}
+
+// Stop ends the sampling and returns what was seen. It may be called once.
+func (w *Watcher) Stop() Resident {
+	close(w.stop)
+	<-w.done
+	return w.Seen()
+}
+
+// residentBytes takes one sample. It takes time, and a fork, an exec or an exit in
+// the middle moves a page's share to a process that was read before or after: the
+// page would count for one and a half. So the processes are identified before and
+// after; whole says that they stayed the same in one of a few tries.
+func residentBytes(pids func() ([]int, error)) (sum int64, whole bool, err error) {
+	for range 4 {
+		before, err := identify(pids)
+		if err != nil {
+			return 0, false, err
+		}
+		sum = 0
+		for i, p := range before {
+			if sharesMemory(p, before[:i]) {
+				continue
+			}
+			bytes, err := pssAnonBytes(p.pid)
+			if err != nil {
+				return 0, false, err
+			}
+			sum += bytes
+		}
+		after, err := identify(pids)
+		if err != nil {
+			return 0, false, err
+		}
+		if slices.Equal(before, after) {
+			return sum, true, nil
+		}
+	}
+	return sum, false, nil
+}
+
+// process tells a process's memory from the one that its pid had before an exec,
+// and from another process of the same pid.
+type process struct {
+	pid        int
+	startTime  string // fields 22 and 28 of /proc/PID/stat
+	startStack string
+}
+
+func identify(pids func() ([]int, error)) ([]process, error) {
+	list, err := pids()
+	if err != nil {
+		return nil, err
+	}
+	processes := make([]process, 0, len(list))
+	for _, pid := range list {
+		text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+		if gone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("identify process: %w", err)
+		}
+		// The name, field 2, may hold blanks and brackets.
+		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+		if len(fields) < 26 {
+			return nil, fmt.Errorf("identify process %d: unexpected stat %q", pid, text)
+		}
+		if state := fields[0]; state == "Z" || state == "X" {
+			continue // has no memory any more
+		}
+		processes = append(processes, process{pid: pid, startTime: fields[22-3], startStack: fields[28-3]})
+	}
+	return processes, nil
+}
+
+// sharesMemory says whether a process has the memory of one of the others, as a
+// vfork child has until it execs.
+func sharesMemory(p process, others []process) bool {
+	const kcmpVM = 1 // KCMP_VM, linux/kcmp.h
+	for _, other := range others {
+		if other.startStack != p.startStack {
+			continue
+		}
+		order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(p.pid), uintptr(other.pid), kcmpVM, 0, 0, 0)
+		if errno == 0 && order == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// pssAnonBytes is Pss_Anon of a process; 0 when it is gone.
+func pssAnonBytes(pid int) (int64, error) {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/smaps_rollup")
+	if gone(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("sample resident memory: %w", err)
+	}
+	return parsePssAnon(text)
+}
+
+func parsePssAnon(text []byte) (int64, error) {
+	if len(text) == 0 {
+		return 0, nil // exiting: its memory is gone already
+	}
+	for line := range strings.Lines(string(text)) {
+		value, found := strings.CutPrefix(line, "Pss_Anon:")
+		if !found {
+			continue
+		}
+		kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("sample resident memory: %w", err)
+		}
+		return kib << 10, nil
+	}
+	return 0, errors.New("sample resident memory: this kernel's smaps_rollup has no Pss_Anon (needs Linux 5.10)")
+}
+
+func gone(err error) bool {
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH)
+}
