@@ -48,8 +48,7 @@ func (a *fakeAgent) add(w http.ResponseWriter, r *http.Request) {
 	decoder := json.NewDecoder(r.Body)
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&request); err != nil {
-		w.WriteHeader(http.StatusBadRequest)
-		json.NewEncoder(w).Encode(api.Error{Error: err.Error()})
+		answer(w, http.StatusBadRequest, api.Error{Error: err.Error()})
 		return
 	}
 	a.mu.Lock()
@@ -60,11 +59,15 @@ func (a *fakeAgent) add(w http.ResponseWriter, r *http.Request) {
 		onAdd(request)
 	}
 	if refuse != "" && request.Unmanaged == "" {
-		w.WriteHeader(http.StatusConflict)
-		json.NewEncoder(w).Encode(api.Error{Error: refuse})
+		answer(w, http.StatusConflict, api.Error{Error: refuse})
 		return
 	}
-	json.NewEncoder(w).Encode(api.AddReply{Dir: a.folder})
+	answer(w, http.StatusOK, api.AddReply{Dir: a.folder})
+}
+
+func answer(w http.ResponseWriter, status int, body any) {
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body) // the hook has gone: its test sees that
 }
 
 // asked returns what the agent was asked so far.

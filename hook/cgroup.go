@@ -64,10 +64,14 @@ func memoryFolder(cgroups, mountinfo string) (string, error) {
 	}
 	for line := range strings.Lines(mountinfo) {
 		m, ok := parseMount(line)
-		if !ok || v1 && !(m.fsType == "cgroup" && slices.Contains(m.superOptions, "memory")) || !v1 && m.fsType != "cgroup2" {
+		if !ok {
 			continue
 		}
-		if below, ok := pathBelow(m.root, path); ok {
+		memory := m.fsType == "cgroup2"
+		if v1 {
+			memory = m.fsType == "cgroup" && slices.Contains(m.superOptions, "memory")
+		}
+		if below, ok := pathBelow(m.root, path); ok && memory {
 			return filepath.Join(m.point, below), nil
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -13,9 +12,11 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/farpage/farpage/api"
 	"github.com/farpage/farpage/oci/policy"
@@ -47,9 +48,9 @@ type testContainer struct {
 	script      string // what its shell runs
 	annotations map[string]string
 	limitBytes  int64    // memory limit; 0: none
-	hook        []string // arguments of the hook; nil: there is none
-	stage       string   // which hook it is
-	change      func(config map[string]any)
+	socketDir   string   // where the hook looks for the agent
+	stages      []string // at which the hook is called
+	change      func(*specs.Spec)
 }
 
 // newContainer prepares a bundle whose root file system has a shell and a few programs,
@@ -57,17 +58,18 @@ type testContainer struct {
 func newContainer(t *testing.T, runtime, socketDir, script string) *testContainer {
 	t.Helper()
 	c := &testContainer{
-		runtime: runtime,
-		id:      fmt.Sprintf("farpage-hook-test-%d-%d", os.Getpid(), time.Now().UnixNano()),
-		bundle:  socketDirIn(t),
-		script:  script,
-		hook:    []string{"--socket-dir", socketDir, "createRuntime"},
-		stage:   "createRuntime",
+		runtime:   runtime,
+		id:        fmt.Sprintf("farpage-hook-test-%d-%d", os.Getpid(), time.Now().UnixNano()),
+		bundle:    socketDirIn(t),
+		script:    script,
+		socketDir: socketDir,
+		stages:    []string{"createRuntime"},
 	}
 	makeRoot(t, c.root())
 	// Whatever happened, the runtime forgets the container and its cgroup is gone.
 	t.Cleanup(func() {
-		c.command(context.Background(), "delete", "--force", c.id).Run()
+		// The error is that there is no such container any more.
+		_ = c.command(context.Background(), "delete", "--force", c.id).Run()
 		if left, _ := filepath.Glob("/sys/fs/cgroup/*/" + c.id); len(left) > 0 {
 			t.Errorf("cgroups are left: %q", left)
 			for _, folder := range left {
@@ -132,54 +134,65 @@ func (c *testContainer) mustRun(t *testing.T) string {
 // writeConfig writes the bundle's config.json.
 func (c *testContainer) writeConfig(t *testing.T) {
 	t.Helper()
-	namespaces := []any{}
-	for _, kind := range []string{"pid", "ipc", "uts", "mount"} {
-		namespaces = append(namespaces, map[string]any{"type": kind})
-	}
-	config := map[string]any{
-		"ociVersion":  "1.0.2",
-		"root":        map[string]any{"path": "rootfs"},
-		"annotations": c.annotations,
-		"process": map[string]any{
-			"user": map[string]any{"uid": 0, "gid": 0}, "cwd": "/",
-			"args": []string{"/bin/sh", "-e", "-c", c.script}, "env": []string{"PATH=/bin"},
+	spec := &specs.Spec{
+		Version:     "1.0.2", // crun 1.8.1 takes none newer
+		Root:        &specs.Root{Path: "rootfs"},
+		Annotations: c.annotations,
+		Process: &specs.Process{
+			Cwd: "/", Args: []string{"/bin/sh", "-e", "-c", c.script}, Env: []string{"PATH=/bin"},
 		},
-		"mounts": []any{
-			map[string]any{"destination": "/proc", "type": "proc", "source": "proc"},
-			map[string]any{"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc"},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		},
-		"linux": map[string]any{"namespaces": namespaces, "cgroupsPath": "/" + c.id},
+		Linux: &specs.Linux{
+			CgroupsPath: "/" + c.id,
+			Namespaces: []specs.LinuxNamespace{
+				{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace},
+			},
+		},
 	}
 	if c.runtime == "crun" {
 		// crun throws away what hooks print, but for this.
-		annotations := maps.Clone(c.annotations)
-		annotations["run.oci.hooks.stderr"] = filepath.Join(c.bundle, "hook.log")
-		config["annotations"] = annotations
+		spec.Annotations = maps.Clone(c.annotations)
+		spec.Annotations["run.oci.hooks.stderr"] = filepath.Join(c.bundle, "hook.log")
 	}
 	if c.limitBytes > 0 {
-		config["linux"].(map[string]any)["resources"] = map[string]any{"memory": map[string]any{"limit": c.limitBytes}}
+		spec.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &c.limitBytes}}
 	}
-	if c.hook != nil {
-		self, err := os.Executable()
-		if err != nil {
-			t.Fatal(err)
-		}
-		config["hooks"] = map[string]any{c.stage: []any{map[string]any{
-			"path": self, "args": append([]string{"farpage-hook"}, c.hook...), "env": []string{
-				asHook + "=1", "GORACE=atexit_sleep_ms=0", // a race build sleeps a second at its end
-			},
-		}}}
-	}
+	spec.Hooks = c.hooks(t)
 	if c.change != nil {
-		c.change(config)
+		c.change(spec)
 	}
-	text, err := json.Marshal(config)
+	text, err := json.Marshal(spec)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(c.bundle, "config.json"), text, 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// hooks has this test program called as the hook at each of the container's stages.
+func (c *testContainer) hooks(t *testing.T) *specs.Hooks {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hooks := &specs.Hooks{}
+	for _, stage := range c.stages {
+		hook := specs.Hook{
+			Path: self, Args: []string{"farpage-hook", "--socket-dir", c.socketDir, stage},
+			Env: []string{asHook + "=1", "GORACE=atexit_sleep_ms=0"}, // a race build sleeps a second at its end
+		}
+		if stage == "prestart" {
+			hooks.Prestart = append(hooks.Prestart, hook) //nolint:staticcheck // deprecated, and what Docker and older configurations use
+		} else {
+			hooks.CreateRuntime = append(hooks.CreateRuntime, hook)
+		}
+	}
+	return hooks
 }
 
 // makeRoot fills a root file system with a few programs of the host and the libraries
@@ -261,20 +274,13 @@ func TestAnOptedInContainerIsSetUp(t *testing.T) {
 func TestBothStagesSetAContainerUp(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, runtime string) {
 		agent := startAgent(t, newLibrary(t))
-		for _, stage := range []string{"prestart", "createRuntime", "both"} {
+		for _, stages := range [][]string{{"prestart"}, {"createRuntime"}, {"prestart", "createRuntime"}} {
 			c := newContainer(t, runtime, agent.socketDir, `cat /etc/ld.so.preload /proc/self/mountinfo`)
 			c.annotations = map[string]string{policy.KeyLocal: "64Mi"}
-			if stage == "both" {
-				c.change = func(config map[string]any) {
-					hooks := config["hooks"].(map[string]any)
-					hooks["prestart"] = hooks["createRuntime"]
-				}
-			} else {
-				c.stage, c.hook[2] = stage, stage
-			}
+			c.stages = stages
 			got := c.mustRun(t)
 			if !strings.HasPrefix(got, libraryPath+"\n") || strings.Count(got, " /dev/farpage ") != 1 || strings.Count(got, " /etc/ld.so.preload ") != 1 {
-				t.Errorf("%s: the container saw\n%s", stage, got)
+				t.Errorf("%s: the container saw\n%s", stages, got)
 			}
 		}
 		for _, request := range agent.asked() {
@@ -310,7 +316,7 @@ func TestAReadOnlyRootIsNoObstacle(t *testing.T) {
 			if echo x 2>/dev/null > /etc/new; then echo the root is writable; fi
 			SHOW=1 /bin/cat /dev/null`)
 		c.annotations = map[string]string{policy.KeyLocal: "64Mi"}
-		c.change = func(config map[string]any) { config["root"].(map[string]any)["readonly"] = true }
+		c.change = func(spec *specs.Spec) { spec.Root.Readonly = true }
 		if got, want := c.mustRun(t), libraryPath+"\nPRELOADED\n"; got != want {
 			t.Errorf("the container saw\n%swant\n%s", got, want)
 		}
@@ -340,6 +346,9 @@ func TestAnImageCannotMakeTheHookLeaveItsRoot(t *testing.T) {
 	})
 }
 
+// mappedRoot is the host's id of root in containers with a user namespace.
+const mappedRoot = 200000
+
 func TestAContainerWithAUserNamespaceIsSetUp(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, runtime string) {
 		for _, readOnly := range []bool{false, true} {
@@ -350,24 +359,23 @@ func TestAContainerWithAUserNamespaceIsSetUp(t *testing.T) {
 				SHOW=1 /bin/cat /dev/null
 				ls -ld /dev/farpage/../farpage | { read mode links owner group rest; echo "$mode $owner $group"; }`)
 			c.annotations = map[string]string{policy.KeyLocal: "64Mi"}
-			c.change = func(config map[string]any) {
-				config["root"].(map[string]any)["readonly"] = readOnly
-				linux := config["linux"].(map[string]any)
-				linux["namespaces"] = append(linux["namespaces"].([]any), map[string]any{"type": "user"})
-				mapping := []any{map[string]any{"containerID": 0, "hostID": 200000, "size": 65536}}
-				linux["uidMappings"], linux["gidMappings"] = mapping, mapping
+			c.change = func(spec *specs.Spec) {
+				spec.Root.Readonly = readOnly
+				spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+				mapping := []specs.LinuxIDMapping{{ContainerID: 0, HostID: mappedRoot, Size: 65536}}
+				spec.Linux.UIDMappings, spec.Linux.GIDMappings = mapping, mapping
 			}
-			shell(t, c.root(), `chown -R 200000:200000 "$root"`)
+			shell(t, c.root(), fmt.Sprintf(`chown -R %[1]d:%[1]d "$root"`, mappedRoot))
 			got := c.mustRun(t)
 			if want := libraryPath + "\nPRELOADED\n"; !strings.HasPrefix(got, want) || strings.Contains(got, "writable") {
 				t.Errorf("read-only %v: the container saw\n%swant\n%s", readOnly, got, want)
 			}
-			info, err := os.Stat(filepath.Join(c.root(), "etc/ld.so.preload"))
-			if err != nil {
+			var point unix.Stat_t
+			if err := unix.Stat(filepath.Join(c.root(), preloadPath), &point); err != nil {
 				t.Fatal(err)
 			}
-			if owner := ownerOf(info); owner != 200000 || info.Size() != 0 {
-				t.Errorf("the mount point in the image is of user %d and has %d bytes", owner, info.Size())
+			if point.Uid != mappedRoot || point.Size != 0 {
+				t.Errorf("the mount point in the image is of user %d and has %d bytes", point.Uid, point.Size)
 			}
 		}
 	})
@@ -382,7 +390,7 @@ func TestWithoutAnnotationNothingChanges(t *testing.T) {
 			c := newContainer(t, runtime, agent.socketDir, `cat /proc/self/mountinfo; ls -lR /dev /etc; env; ls -l /proc/self/fd; cat /proc/self/status`)
 			c.annotations = map[string]string{"com.example.team": "far"}
 			if !hook {
-				c.hook = nil
+				c.stages = nil
 			}
 			out := strings.ReplaceAll(c.mustRun(t), c.bundle, "BUNDLE")
 			return withoutNumbers(out), tree(t, c.root())
@@ -505,7 +513,7 @@ func TestASharedRootGetsTheMountsOnce(t *testing.T) {
 		agent := startAgent(t, newLibrary(t))
 		c := newContainer(t, runtime, agent.socketDir, `cat /etc/ld.so.preload /proc/self/mountinfo`)
 		c.annotations = map[string]string{policy.KeyLocal: "64Mi"}
-		c.change = func(config map[string]any) { config["linux"].(map[string]any)["rootfsPropagation"] = "rshared" }
+		c.change = func(spec *specs.Spec) { spec.Linux.RootfsPropagation = "rshared" }
 		// The bundle is on a shared mount, as everything is under systemd; newContainer
 		// looks for mounts that are left when it is gone.
 		shell(t, c.bundle, `mount --bind "$root" "$root"; mount --make-shared "$root"`)
@@ -544,9 +552,4 @@ func TestAContainerOfAPodGetsItsOwnPolicyAndName(t *testing.T) {
 			t.Errorf("the agent was asked for %+v", asked)
 		}
 	})
-}
-
-// ownerOf returns the user id of a file.
-func ownerOf(info fs.FileInfo) int {
-	return int(info.Sys().(*syscall.Stat_t).Uid)
 }

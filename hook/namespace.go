@@ -1,6 +1,7 @@
 package hook
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -17,7 +18,7 @@ func mountNamespace(pid int) (*os.File, error) {
 	}
 	same, err := sameNamespace(ns, "/proc/self/ns/mnt")
 	if err == nil && same {
-		err = fmt.Errorf("the container has no mount namespace of its own")
+		err = errors.New("the container has no mount namespace of its own")
 	}
 	if err != nil {
 		ns.Close()

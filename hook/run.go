@@ -77,7 +77,10 @@ func Run(ctx context.Context, o Options, stdin io.Reader, stderr io.Writer) int 
 		return 1
 	}
 	say("container %s starts unmanaged: %v", c.ID, refusal)
-	if err := c.report(ctx, agent, refusal); err != nil {
+	if ctx.Err() != nil || errors.Is(refusal, api.ErrNotRunning) {
+		return 0 // there is nobody to tell
+	}
+	if err := c.report(ctx, agent, refusal); err != nil && !errors.Is(err, api.ErrNotRunning) {
 		say("the agent could not be told that container %s is unmanaged: %v", c.ID, err)
 	}
 	return 0
@@ -145,16 +148,10 @@ func (c *container) setUp(ctx context.Context, agent *api.Client) error {
 }
 
 // report tells the agent why the container is unmanaged, so that `farpage ps` shows it.
-// Without an agent, or after one that did not answer, there is nobody to tell.
 func (c *container) report(ctx context.Context, agent *api.Client, refusal error) error {
-	if errors.Is(refusal, api.ErrNotRunning) || ctx.Err() != nil {
-		return nil
-	}
-	request := api.AddRequest{ID: c.ID, Name: c.name, Pid: c.Pid, Cgroup: c.cgroup, Policy: c.policy, Unmanaged: refusal.Error()}
-	_, err := agent.Add(ctx, request)
-	if errors.Is(err, api.ErrNotRunning) {
-		return nil
-	}
+	_, err := agent.Add(ctx, api.AddRequest{
+		ID: c.ID, Name: c.name, Pid: c.Pid, Cgroup: c.cgroup, Policy: c.policy, Unmanaged: refusal.Error(),
+	})
 	return err
 }
 

@@ -1,6 +1,7 @@
 package hook
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -22,7 +23,9 @@ const syslogWarning = 3<<3 | 4
 // run.oci.hooks.stderr names a file): `journalctl -t farpage-hook` always has it. A host
 // without a log daemon is no error.
 func logToSyslog(socket, message string) {
-	conn, err := net.DialTimeout("unixgram", socket, syslogTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), syslogTimeout)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "unixgram", socket)
 	if err != nil {
 		return
 	}

@@ -55,7 +55,7 @@ func startWaiting(t *testing.T, root, mounts string) waiting {
 	}
 	t.Cleanup(func() {
 		stdin.Close()
-		cmd.Wait()
+		_ = cmd.Wait() // read at the end of its input fails
 	})
 	if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "ready\n" {
 		t.Fatalf("the container's process did not get ready: %q, %v", line, err)

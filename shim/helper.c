@@ -258,16 +258,27 @@ static void drop_staging(struct helper *h, struct fp_channel *c, uint32_t pages)
  * One run, once: 0 when its result is stored, EBUSY when it moved nothing
  * because pages are shared or pinned.
  */
+static int stale(const struct fp_channel *c)
+{
+	return __atomic_load_n(&c->epoch, __ATOMIC_SEQ_CST) != __atomic_load_n(&c->command_epoch, __ATOMIC_SEQ_CST);
+}
+
+/* Most of what makes a command stale is a page fault being read, which makes it
+ * valid again a few microseconds later: worth waiting for a moment. */
+#define STALE_SPINS 2000
+
 static uint32_t move_run(struct helper *h, struct fp_channel *c, struct fp_run *run, int last)
 {
 	struct uffdio_move_ mv = {(uint64_t)fp_area + FP_AREA_STAGING, 0, 0, 0, 0};
 	uint32_t pages, moved = 0, error = 0;
 	long r;
 
+	for (int i = 0; i < STALE_SPINS && stale(c); i++)
+		__asm__ volatile("pause");
 	__atomic_store_n(&c->in_ioctl, 1, __ATOMIC_SEQ_CST);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	pages = run->pages; /* the agent may have taken it back */
-	if (__atomic_load_n(&c->epoch, __ATOMIC_SEQ_CST) != __atomic_load_n(&c->command_epoch, __ATOMIC_SEQ_CST)) {
+	if (stale(c)) {
 		__atomic_store_n(&run->result, FP_STALE, __ATOMIC_RELEASE);
 	} else if (pages != 0 && pages <= FP_STAGING_PAGES) {
 		c->step = 1;
@@ -351,15 +362,25 @@ static void obey(struct helper *h, struct fp_channel *c)
 	}
 }
 
+#define HAND_OFF_TRIES 8
+
 __attribute__((noreturn)) void fp_helper(void)
 {
-	struct helper h = {-1, -1, -1, -1};
+	struct helper h;
 	struct fp_channel *c = (struct fp_channel *)(fp_area + FP_AREA_CHANNEL);
 	uint32_t seen;
 
 	become_nobody();
-	if (dial(&h) || hand_off(&h) || set_up(&h))
-		leave();
+	/* An agent that dies in the middle of a hand-off leaves it to the next one,
+	 * which closes the socket: begin again. */
+	for (int tries = 1; dial(&h) || hand_off(&h) || set_up(&h); tries++) {
+		struct timespec_ pause = {0, tries * 5000000L};
+
+		sys3(SYS_close_range, 0, ~0u, 0);
+		if (tries == HAND_OFF_TRIES)
+			leave();
+		sys2(SYS_nanosleep, &pause, 0);
+	}
 	seen = __atomic_load_n(&c->done, __ATOMIC_ACQUIRE);
 	set_ready(FP_IS_READY);
 	for (;;) {

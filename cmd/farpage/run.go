@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -195,8 +196,11 @@ func fromTerminal(s syscall.Signal) bool {
 // privateAgent is the agent of one run.
 type privateAgent struct {
 	id, dir string
-	pid     int
 	client  *api.Client
+	start   func() (*exec.Cmd, error)
+	pid     atomic.Int64
+	up      atomic.Bool // it has answered once
+	ending  atomic.Bool // its end is wanted
 }
 
 // startPrivate starts an agent of our own and waits until it answers.
@@ -210,8 +214,42 @@ func startPrivate(storeURL string) (*privateAgent, error) {
 		return nil, err
 	}
 	p := &privateAgent{id: filepath.Base(base), dir: base, client: api.NewClientIn(base)}
-	logPath := filepath.Join(base, "agent.log")
-	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_WRONLY, 0o600)
+	p.start = func() (*exec.Cmd, error) { return p.spawn(self, storeURL) }
+	c, err := p.start()
+	if err != nil {
+		_ = os.RemoveAll(base)
+		return nil, err
+	}
+	ended := make(chan struct{})
+	go func() {
+		_ = c.Wait()
+		close(ended)
+		p.supervise()
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for {
+		if _, err := p.client.List(ctx); err == nil {
+			p.up.Store(true)
+			return p, nil
+		}
+		select {
+		case <-ended:
+			b, _ := os.ReadFile(p.logPath())
+			_ = os.RemoveAll(base)
+			return nil, fmt.Errorf("the private agent did not start: %s", strings.TrimPrefix(strings.TrimSpace(string(b)), "farpage: "))
+		case <-ctx.Done():
+			return nil, fmt.Errorf("the private agent (pid %d) does not answer; its log is %s", c.Process.Pid, p.logPath())
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+func (p *privateAgent) logPath() string { return filepath.Join(p.dir, "agent.log") }
+
+// spawn starts the agent's process.
+func (p *privateAgent) spawn(self, storeURL string) (*exec.Cmd, error) {
+	log, err := os.OpenFile(p.logPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -222,31 +260,34 @@ func startPrivate(storeURL string) (*privateAgent, error) {
 	}
 	defer null.Close()
 	c := &exec.Cmd{
-		Path: self, Args: []string{"farpage", "agent", "--private", "--socket-dir", base, "--state-dir", filepath.Join(base, "state"), "--store", storeURL},
+		Path: self, Args: []string{"farpage", "agent", "--private", "--socket-dir", p.dir, "--state-dir", filepath.Join(p.dir, "state"), "--store", storeURL},
 		Dir: "/", Stdin: null, Stdout: log, Stderr: log,
 		Env:         []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
-	if err := closeOnExec(func() error { return c.Start() }); err != nil {
+	if err := closeOnExec(c.Start); err != nil {
 		return nil, fmt.Errorf("start the private agent: %w", err)
 	}
-	p.pid = c.Process.Pid
-	ended := make(chan error, 1)
-	go func() { ended <- c.Wait() }()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	for {
-		if _, err := p.client.List(ctx); err == nil {
-			return p, nil
+	p.pid.Store(int64(c.Process.Pid))
+	return c, nil
+}
+
+// supervise starts the agent again when it has died: the next one goes on where it
+// stopped.
+func (p *privateAgent) supervise() {
+	for p.up.Load() && !p.ending.Load() {
+		if _, err := os.Stat(filepath.Join(p.dir, "state")); err != nil {
+			return // it has ended by itself, with nothing to serve
 		}
-		select {
-		case <-ended:
-			b, _ := os.ReadFile(logPath)
-			_ = os.RemoveAll(base)
-			return nil, fmt.Errorf("the private agent did not start: %s", strings.TrimPrefix(strings.TrimSpace(string(b)), "farpage: "))
-		case <-ctx.Done():
-			return nil, fmt.Errorf("the private agent (pid %d) does not answer; its log is %s", p.pid, logPath)
-		case <-time.After(2 * time.Millisecond):
+		begun := time.Now()
+		c, err := p.start()
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "farpage: the private agent has died and cannot be started again: %v; the command waits for its memory\n", err)
+			return
+		}
+		_ = c.Wait()
+		if time.Since(begun) < time.Second {
+			time.Sleep(100 * time.Millisecond)
 		}
 	}
 }
@@ -302,7 +343,8 @@ func closeOnExec(start func() error) error {
 
 // end ends an agent that has nothing to serve.
 func (p *privateAgent) end() {
-	_ = syscall.Kill(p.pid, unix.SIGTERM)
+	p.ending.Store(true)
+	_ = syscall.Kill(int(p.pid.Load()), unix.SIGTERM)
 	for range 200 {
 		if _, err := os.Stat(p.dir); err != nil {
 			return

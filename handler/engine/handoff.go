@@ -98,9 +98,14 @@ func (e *Engine) refuse(c *conn, err error) {
 		e.mem.Header.Counters.ProtocolErrors++
 		e.log.Warnf("hand-off of pid %d (%s) failed: %v", c.pid, target.Command(c.pid), err)
 	}
-	if c.proc != nil {
-		c.proc.reason = err.Error()
-		e.hangUp(c.proc)
+	if p := c.proc; p != nil {
+		// It may begin again; a new process of which nothing is registered yet
+		// does so with another userfaultfd.
+		if p.has(state.FlagChild) {
+			e.forget(p)
+		} else {
+			e.reap(p)
+		}
 		return
 	}
 	e.poller.remove(c.fd)
@@ -183,7 +188,7 @@ func (e *Engine) adopt(c *conn, fd int) error {
 // adoptChild finds the forked child whose nonce the helper has read.
 func (e *Engine) adoptChild(c *conn) error {
 	for _, p := range e.live {
-		if p.rec.Nonce == c.hello.Nonce && p.has(state.FlagChild) && !p.has(state.FlagIdentified) {
+		if p.rec.Nonce == c.hello.Nonce && p.has(state.FlagChild) && p.rec.SockFD < 0 && !p.has(state.FlagReady) {
 			if c.hello.Area != p.rec.Area {
 				return fmt.Errorf("%w: area %#x, its parent's is %#x", handoff.ErrMessage, c.hello.Area, p.rec.Area)
 			}

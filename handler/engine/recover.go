@@ -144,13 +144,38 @@ func (e *Engine) resume(i int) error {
 			return err
 		}
 	}
-	// A hand-off that was not done cannot go on: its helper sees the socket close
-	// and begins again, or the child stays served by its parent's entries.
-	if !p.has(state.FlagReady) && p.rec.SockFD >= 0 {
-		e.hangUp(p)
-	}
 	e.resumeCommand(p)
+	if !p.has(state.FlagReady) {
+		e.beginAgain(p)
+	}
 	return nil
+}
+
+// beginAgain takes back a hand-off that was under way: its helper sees the socket
+// close and begins again. A forked child stays, served by its parent's entries; of
+// a new process nothing but its helper's own ranges was registered.
+func (e *Engine) beginAgain(p *process) {
+	if p.has(state.FlagChild) {
+		e.forget(p)
+		return
+	}
+	p.rec.Flags |= state.FlagHungUp
+	e.reap(p)
+}
+
+// forget gives up all that a hand-off brought, for the next one.
+func (e *Engine) forget(p *process) {
+	e.closeFD(&p.rec.SockFD, true)
+	for _, fd := range []*int32{&p.rec.ChannelFD, &p.rec.PagemapFD, &p.rec.MemFD, &p.rec.MapsFD} {
+		e.closeFD(fd, false)
+	}
+	if p.pipe != nil {
+		p.pipe.Close()
+		p.pipe = nil
+	}
+	p.rec.Flags &^= state.FlagIdentified | state.FlagHungUp
+	p.rec.Command, p.rec.RunCount = 0, 0
+	p.unarmed = false
 }
 
 // resumeCommand brings entries in flight together with the command that was under

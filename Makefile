@@ -1,0 +1,71 @@
+# `make` alone lists what there is to make.
+
+# sudo's PATH often lacks Go's folder.
+export PATH := $(PATH):/usr/local/go/bin
+# A clone that belongs to somebody else than root must build too.
+export GOFLAGS += -buildvcs=false
+
+CC     := gcc
+CFLAGS := -Wall -Wextra -Werror
+TOOL   := go tool -modfile=tools/go.mod
+
+# Every program that is there: folders under cmd/ with Go in them.
+PROGRAMS := $(notdir $(patsubst %/,%,$(sort $(dir $(wildcard cmd/*/*.go)))))
+# Each Go package outside test/; what is in test/ needs the machine for itself.
+UNIT_PACKAGES = $$(go list ./... | grep -v /farpage/test/)
+C_SOURCES     = $(shell find shim handler -name '*.c')
+SCRIPTS       = .ci/run $(shell grep -lr '^\#!/bin/\(ba\)\?sh' scripts packaging test 2>/dev/null)
+
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@echo "farpage: containers that keep more memory than they have local"
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 16
+
+build: shim ## build everything into bin/
+	@install -D -t bin shim/lib/libfarpage.so
+	@for program in $(PROGRAMS); do \
+		echo "build bin/$$program"; \
+		CGO_ENABLED=0 go build -trimpath -o bin/$$program ./cmd/$$program || exit 1; \
+	done
+
+# Go embeds libfarpage.so, so it comes first.
+shim:
+	@scripts/ensure-packages.sh build
+	@$(MAKE) --no-print-directory -C shim
+
+test: test-packages build ## install what tests need, build, run all of them (as root)
+	go vet ./...
+	go test -race $(UNIT_PACKAGES)
+	go test -race -count=1 -p 1 -timeout 40m ./test/...
+
+test-packages:
+	@scripts/ensure-packages.sh build test
+
+lint: lint-packages shim ## check Go, C and scripts
+	go vet ./...
+	@unformatted=$$($(TOOL) gofumpt -l .); \
+		if [ -n "$$unformatted" ]; then echo "gofumpt would change: $$unformatted"; exit 1; fi
+	$(TOOL) golangci-lint run ./...
+	@for source in $(C_SOURCES); do \
+		echo "$(CC) $$source"; $(CC) $(CFLAGS) -ffreestanding -fsyntax-only $$source || exit 1; \
+	done
+	@guests=$$(mktemp -d) && { $(MAKE) --no-print-directory -s -C test/guest BUILD=$$guests; \
+		status=$$?; rm -rf $$guests; exit $$status; }
+	shellcheck $(SCRIPTS)
+
+lint-packages:
+	@scripts/ensure-packages.sh lint
+
+demo: demo-packages build ## a redis container with three times its local budget (as root)
+	go run ./test/demo
+
+demo-packages:
+	@scripts/ensure-packages.sh demo
+
+clean: ## remove what was built
+	$(MAKE) --no-print-directory -C shim clean
+	$(MAKE) --no-print-directory -s -C test/guest clean
+	rm -rf bin
+
+.PHONY: help build shim test test-packages lint lint-packages demo demo-packages clean

@@ -1,0 +1,116 @@
+package e2e
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// program is something that runs to its end by itself, the same each time.
+type program struct {
+	name string
+	// prepare writes what the program reads into its working folder.
+	prepare func(t *testing.T, dir string)
+	argv    func(t *testing.T) []string
+	// unbounded says why the program may pass its budget; empty: it must not.
+	unbounded string
+	// artifact is a file that it writes, to be the same with and without farpage.
+	artifact string
+}
+
+func guestProgram(name string, arguments ...string) program {
+	return program{name: name, argv: func(t *testing.T) []string {
+		t.Helper()
+		return append([]string{guest(t, name)}, arguments...)
+	}}
+}
+
+func fixed(argv ...string) func(*testing.T) []string {
+	return func(t *testing.T) []string {
+		t.Helper()
+		requireProgram(t, argv[0])
+		return argv
+	}
+}
+
+var programs = []program{
+	guestProgram("threads8", "256"),
+	guestProgram("forktree", "64"),
+	guestProgram("daemonise", "64", "64", "512"),
+	guestProgram("shortforks", "64", "400", "64"),
+	guestProgram("threadexit", "64", "20"),
+	{
+		name: "vforkdeath", unbounded: "memory is served but not evicted once the process that its helper belonged to was killed",
+		argv: func(t *testing.T) []string {
+			t.Helper()
+			return []string{guest(t, "vforkdeath"), "64", "4"}
+		},
+	},
+	guestProgram("musl-threads8", "128"),
+	guestProgram("musl-forktree", "64"),
+	guestProgram("musl-threadexit", "64", "20"),
+	{name: "python", argv: func(t *testing.T) []string {
+		t.Helper()
+		return append(pythonGuest(t, "pyguest.py"), "200")
+	}},
+	{
+		name: "gcc", artifact: "large.o",
+		prepare: func(t *testing.T, dir string) { t.Helper(); writeLargeC(t, filepath.Join(dir, "large.c")) },
+		argv:    fixed("gcc", "-O2", "-c", "large.c", "-o", "large.o"),
+	},
+	{
+		name: "xz", artifact: "data.xz",
+		prepare: func(t *testing.T, dir string) { t.Helper(); writeMixedData(t, filepath.Join(dir, "data")) },
+		argv: func(t *testing.T) []string {
+			t.Helper()
+			xz := requireProgram(t, "xz")
+			return []string{"sh", "-ec", xz + ` -T2 -3 --block-size=4MiB --keep data; ` + xz + ` -T2 --test data.xz; ` + xz + ` -T2 -dc data.xz | cmp - data; echo the same`}
+		},
+	},
+}
+
+func TestProgramDoesTheSameWithThirtyTwoMebibytesLocal(t *testing.T) {
+	requireFarpage(t)
+	for _, program := range programs {
+		t.Run(program.name, func(t *testing.T) {
+			native := program.run(t, startNative)
+			if native.status != 0 {
+				t.Fatalf("exit status %d without farpage\n%s", native.status, native.stderr)
+			}
+			far := program.run(t, startFar)
+			far.log(t)
+			far.expectSame(t, native.outcome)
+			if !bytes.Equal(far.artifact, native.artifact) {
+				t.Errorf("%s differs from the one written without farpage", program.artifact)
+			}
+			far.expectSound(t)
+			far.expectFar(t)
+			if program.unbounded == "" {
+				far.expectInBudget(t)
+			}
+		})
+	}
+}
+
+type programOutcome struct {
+	outcome
+	artifact []byte
+}
+
+func (p program) run(t *testing.T, start func(*testing.T, string, ...string) *running) programOutcome {
+	t.Helper()
+	dir := t.TempDir()
+	if p.prepare != nil {
+		p.prepare(t, dir)
+	}
+	result := programOutcome{outcome: start(t, dir, p.argv(t)...).wait(5 * time.Minute)}
+	if p.artifact != "" {
+		var err error
+		if result.artifact, err = os.ReadFile(filepath.Join(dir, p.artifact)); err != nil {
+			t.Fatalf("%v\nstderr:\n%s", err, result.stderr)
+		}
+	}
+	return result
+}
