@@ -11,7 +11,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -66,20 +68,7 @@ func newContainer(t *testing.T, runtime, socketDir, script string) *testContaine
 		stages:    []string{"createRuntime"},
 	}
 	makeRoot(t, c.root())
-	// Whatever happened, the runtime forgets the container and its cgroup is gone.
-	t.Cleanup(func() {
-		// The error is that there is no such container any more.
-		_ = c.command(context.Background(), "delete", "--force", c.id).Run()
-		if left, _ := filepath.Glob("/sys/fs/cgroup/*/" + c.id); len(left) > 0 {
-			t.Errorf("cgroups are left: %q", left)
-			for _, folder := range left {
-				os.Remove(folder)
-			}
-		}
-		if mountinfo, _ := os.ReadFile("/proc/self/mountinfo"); bytes.Contains(mountinfo, []byte(c.bundle)) {
-			t.Errorf("mounts are left on the host:\n%s", mountinfo)
-		}
-	})
+	t.Cleanup(func() { c.remove(t) })
 	return c
 }
 
@@ -93,6 +82,41 @@ func socketDirIn(t *testing.T) string {
 	return dir
 }
 
+// remove takes away what is left of the container, whatever became of it. After a run to
+// its end there is nothing, and that is checked.
+func (c *testContainer) remove(t *testing.T) {
+	// The error is that there is no such container any more.
+	_ = c.command(context.Background(), "delete", "--force", c.id).Run()
+	folders := func() []string {
+		folders, err := filepath.Glob("/sys/fs/cgroup/*/" + c.id)
+		v2, errV2 := filepath.Glob("/sys/fs/cgroup/" + c.id)
+		if err != nil || errV2 != nil {
+			t.Error(err, errV2)
+		}
+		return append(folders, v2...)
+	}
+	left := folders()
+	if len(left) > 0 {
+		t.Errorf("cgroups are left: %q", left)
+	}
+	for end := time.Now().Add(10 * time.Second); len(left) > 0 && time.Now().Before(end); left = folders() {
+		for _, folder := range left {
+			pids, _ := os.ReadFile(filepath.Join(folder, "cgroup.procs"))
+			for _, text := range strings.Fields(string(pids)) {
+				if pid, err := strconv.Atoi(text); err == nil {
+					_ = unix.Kill(pid, unix.SIGKILL)
+				}
+			}
+			_ = os.Remove(folder) // busy until the processes are gone
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	mountinfo, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mountinfo), c.bundle) {
+		t.Errorf("mounts are left on the host: %v\n%s", err, mountinfo)
+	}
+}
+
 func (c *testContainer) root() string { return filepath.Join(c.bundle, "rootfs") }
 
 // command is a call of the runtime.
@@ -103,6 +127,9 @@ func (c *testContainer) command(ctx context.Context, args ...string) *exec.Cmd {
 		args = append([]string{"unshare", "-m", "sh", "-c", `umount /sys/fs/cgroup/unified 2>/dev/null; exec "$@"`, "sh"}, args...)
 	}
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	// The hook is the runtime's child, and has to go with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
 }

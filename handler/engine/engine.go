@@ -77,6 +77,7 @@ type Engine struct {
 	lastMeasure time.Time
 	lastSweep   time.Time
 	lastWalk    time.Time
+	lastLook    time.Time
 	lastWork    time.Time
 	lastRetry   time.Time
 	lastLog     map[string]time.Time
@@ -242,6 +243,7 @@ func (e *Engine) runTodo() {
 // Intervals at which the engine looks by itself.
 const (
 	measureEvery = 2 * time.Millisecond
+	lookEvery    = time.Millisecond
 	walkEvery    = 100 * time.Millisecond
 	sweepEvery   = 10 * time.Millisecond
 	retryEvery   = 50 * time.Millisecond
@@ -310,12 +312,15 @@ func (e *Engine) turn() {
 		e.lastRetry = e.now
 		e.slots.again()
 	}
-	full := e.now.Sub(e.lastWalk) >= walkEvery
-	if full {
-		e.lastWalk = e.now
-	}
-	for _, p := range e.live {
-		e.watch(p, full)
+	if e.now.Sub(e.lastLook) >= lookEvery {
+		e.lastLook = e.now
+		full := e.now.Sub(e.lastWalk) >= walkEvery
+		if full {
+			e.lastWalk = e.now
+		}
+		for _, p := range e.live {
+			e.watch(p, full)
+		}
 	}
 }
 

@@ -55,11 +55,13 @@ func (e *Engine) pressure() {
 	want -= int64(flying)
 	under := flying > 0
 	chosen := false
+	e.slots.wait(false)
 	for range e.live {
 		if want <= 0 {
 			return
 		}
 		if e.slots.room()-flying < handoff.BatchPages {
+			e.slots.wait(true)
 			return // the store has to keep up first
 		}
 		e.turnProc++

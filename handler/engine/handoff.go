@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/farpage/farpage/handler/handoff"
@@ -266,20 +267,22 @@ func (e *Engine) undo(p *process) {
 }
 
 // hear takes in a helper's notices; they say only that it is time to look.
+// Descriptors that come with them are dropped by the kernel.
 func (e *Engine) hear(p *process) {
+	var notice [handoff.MessageSize + 1]byte
 	for p.rec.SockFD >= 0 {
-		_, fd, closed, err := handoff.Receive(int(p.rec.SockFD))
-		if fd >= 0 {
-			_ = unix.Close(fd)
-		}
-		if errors.Is(err, unix.EAGAIN) {
+		n, err := syscall.Read(int(p.rec.SockFD), notice[:])
+		switch {
+		case err == syscall.EAGAIN:
 			return
-		}
-		if closed || err != nil {
-			if err != nil {
-				e.mem.Header.Counters.ProtocolErrors++
-				e.warn("notice", "pid %d: %v", p.rec.Pid, err)
-			}
+		case err == syscall.EINTR:
+			continue
+		case err != nil || n == 0:
+			e.hangUp(p)
+			return
+		case n != handoff.MessageSize:
+			e.mem.Header.Counters.ProtocolErrors++
+			e.warn("notice", "pid %d: a notice of %d bytes", p.rec.Pid, n)
 			e.hangUp(p)
 			return
 		}

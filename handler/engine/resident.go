@@ -75,6 +75,9 @@ type pssWorker struct {
 	result atomic.Pointer[pssResult]
 }
 
+// pssRest is how many times as long as it worked the worker rests.
+const pssRest = 4
+
 type pssResult struct{ bytes, given int64 }
 
 func (w *pssWorker) start(pids []int32, given int64, wake func()) {
@@ -92,7 +95,7 @@ func (w *pssWorker) start(pids []int32, given int64, wake func()) {
 		}
 		w.result.Store(&pssResult{sum, given})
 		wake()
-		time.Sleep(time.Since(begun)) // never more than half of a CPU
+		time.Sleep(pssRest * time.Since(begun))
 		w.busy.Store(false)
 	}()
 }

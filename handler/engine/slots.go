@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/farpage/farpage/handler/state"
 	"github.com/farpage/farpage/store"
@@ -36,6 +37,7 @@ type slots struct {
 	ended []*store.Op // guarded by mu
 	wake  func()
 	spare []*store.Op
+	short atomic.Bool
 }
 
 const (
@@ -62,16 +64,20 @@ func newSlots(mem *state.Memory, wake func()) *slots {
 // done is the store's SpaceConfig.Done: it runs on any goroutine.
 func (s *slots) done(op *store.Op) {
 	s.mu.Lock()
-	first := len(s.ended) == 0
 	s.ended = append(s.ended, op)
 	s.mu.Unlock()
-	if first {
+	// The engine looks here at each turn. It waits only for pages that it has
+	// asked for, and for raw buffers when it has run out of them.
+	if !op.Write || s.short.Load() {
 		s.wake()
 	}
 }
 
 // room says how many more pages can be taken in now.
 func (s *slots) room() int { return len(s.raws) }
+
+// wait asks to be woken when the store gives a raw buffer back.
+func (s *slots) wait(on bool) { s.short.Store(on) }
 
 // waiting says whether the store has work of ours under way.
 func (s *slots) waiting() bool { return len(s.raws) < state.RawBuffers }
