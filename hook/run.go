@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -68,9 +69,14 @@ func Run(ctx context.Context, o Options, stdin io.Reader, stderr io.Writer) int 
 	defer agent.Close()
 
 	refusal := c.setUp(ctx, agent)
+	var status *api.StatusError
 	switch {
 	case refusal == nil:
 		return 0
+	case errors.As(refusal, &status) && status.Status == http.StatusBadRequest:
+		// What it asks for is not allowed here, as a bad value is not anywhere.
+		say("container %s does not start: %v", c.ID, refusal)
+		return 1
 	case c.policy.OnFailure == policy.OnFailureClosed:
 		say("container %s does not start, because it cannot be set up and %s is %s: %v",
 			c.ID, policy.KeyOnFailure, policy.OnFailureClosed, refusal)

@@ -248,6 +248,25 @@ func (a *Agent) Empty() <-chan struct{} { return a.empty }
 
 func (a *Agent) containerDir(id string) string { return filepath.Join(a.opts.SocketDir, "c", id) }
 
+// giveUp takes back a container that was taken in and could not be set up after
+// all: no process of it has started yet. Preconditions: a.mu is held.
+func (a *Agent) giveUp(c *container) {
+	if c.engine == nil {
+		return
+	}
+	delete(a.containers, c.req.ID) // before its engine ends: nobody else closes it
+	c.engine.Abandon()
+	a.root.Remove(c.engine.StateFD())
+	if err := c.engine.Close(); err != nil {
+		a.log.Warnf("container %s: %v", c.req.ID, err)
+	}
+	_ = os.RemoveAll(a.containerDir(c.req.ID))
+}
+
+// ErrPolicy says that a policy asks for what the operator does not allow: the
+// container does not start, whatever its on-failure says.
+var ErrPolicy = errors.New("policy refused")
+
 // errExists says that a container of this id is there already.
 var errExists = errors.New("a container of this id is there already")
 
@@ -258,10 +277,16 @@ func (a *Agent) Add(req api.AddRequest) (api.AddReply, error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if c := a.containers[req.ID]; c != nil && (c.engine != nil || target.StartTime(c.req.Pid) == c.start && c.start != 0) {
-		return api.AddReply{}, fmt.Errorf("container %s: %w", req.ID, errExists)
-	}
 	c := &container{req: req, start: target.StartTime(req.Pid)}
+	if old := a.containers[req.ID]; old != nil {
+		if same := old.req.Pid == req.Pid && old.start == c.start; same && req.Unmanaged != "" {
+			a.giveUp(old)
+		} else if same && old.engine != nil {
+			return api.AddReply{Dir: a.containerDir(req.ID)}, nil // its hook runs in two stages
+		} else if old.engine != nil || target.StartTime(old.req.Pid) == old.start && old.start != 0 {
+			return api.AddReply{}, fmt.Errorf("container %s: %w", req.ID, errExists)
+		}
+	}
 	if req.Unmanaged != "" {
 		a.log.Warnf("container %s runs unmanaged: %s", req.ID, req.Unmanaged)
 		a.containers[req.ID] = c
@@ -271,7 +296,8 @@ func (a *Agent) Add(req api.AddRequest) (api.AddReply, error) {
 		return api.AddReply{}, errors.New("the policy has no local budget")
 	}
 	if req.Policy.Store != "" && req.Policy.Store != "default" {
-		return api.AddReply{}, fmt.Errorf("store %q is not in the agent's configuration: it has `default`", req.Policy.Store)
+		return api.AddReply{}, fmt.Errorf("%w: %s: %q is not a store of this agent's configuration: it has `default`",
+			ErrPolicy, policy.KeyStore, req.Policy.Store)
 	}
 	dir := a.containerDir(req.ID)
 	if err := a.makeDir(dir, req); err != nil {

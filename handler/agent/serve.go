@@ -63,7 +63,11 @@ func decode(w http.ResponseWriter, r *http.Request, into any) bool {
 func answer(w http.ResponseWriter, reply any, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	if err != nil {
-		w.WriteHeader(http.StatusUnprocessableEntity)
+		status := http.StatusUnprocessableEntity
+		if errors.Is(err, ErrPolicy) {
+			status = http.StatusBadRequest
+		}
+		w.WriteHeader(status)
 		reply = api.Error{Error: err.Error()}
 	}
 	_ = json.NewEncoder(w).Encode(reply) // the client may be gone

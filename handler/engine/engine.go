@@ -81,7 +81,9 @@ type Engine struct {
 	lastWork    time.Time
 	lastRetry   time.Time
 	lastLog     map[string]time.Time
-	unmanaged   []string
+	mmaps       []*target.Mmaps
+	told        map[int32]struct{} // process ids that a watch has told of
+	unwatched   bool               // some process's mappings are found by looking only
 	ended       chan struct{}
 	stop        bool
 }
@@ -138,7 +140,7 @@ func prepare(cfg Config, mem *state.Memory, st store.Store, device int, log *log
 		log:    log.WithField("container", cfg.ID),
 		poller: p, listener: -1, statFD: -1,
 		nodes: space.NewNodes(mem.Nodes), procs: make([]*process, state.MaxProcs),
-		conns: map[int32]*conn{}, lastLog: map[string]time.Time{}, ended: make(chan struct{}),
+		conns: map[int32]*conn{}, lastLog: map[string]time.Time{}, told: map[int32]struct{}{}, ended: make(chan struct{}),
 	}
 	e.slots = newSlots(mem, p.wake)
 	if e.zero, err = pages(batch); err != nil {
@@ -243,6 +245,8 @@ func (e *Engine) runTodo() {
 // Intervals at which the engine looks by itself.
 const (
 	measureEvery = 2 * time.Millisecond
+	idleEvery    = 100 * time.Millisecond
+	activeFor    = 50 * time.Millisecond
 	lookEvery    = time.Millisecond
 	walkEvery    = 100 * time.Millisecond
 	sweepEvery   = 10 * time.Millisecond
@@ -251,19 +255,24 @@ const (
 	blockedEvery = 200 * time.Microsecond
 )
 
-// timeout says how long the engine may sleep.
+// timeout says how long the engine may sleep. With nothing going on and all
+// mappings told of by the kernel, nothing can become resident unseen.
 func (e *Engine) timeout() time.Duration {
 	t := measureEvery
+	if !e.unwatched && e.now.Sub(e.lastWork) > activeFor {
+		t = idleEvery
+	}
 	for _, p := range e.live {
 		switch {
-		case len(p.batch) > 0 || p.unscanned || p.unarmed:
+		case len(p.batch) > 0 || p.unscanned || p.unarmed || p.unprotected:
 			return settleEvery
 		case p.blocked || len(p.deferred) > 0:
-			t = blockedEvery
+			t = min(t, blockedEvery)
+		case !p.has(state.FlagReady) || p.has(state.FlagHungUp):
+			t = min(t, sweepEvery) // its end raises no event
+		case p.running() || e.forced > 0:
+			t = min(t, measureEvery)
 		}
-	}
-	if len(e.live) == 0 {
-		return sweepEvery
 	}
 	return t
 }
@@ -282,6 +291,8 @@ func (e *Engine) ready(s source, events uint32) {
 				e.nonblocking(p)
 			}
 		}
+	case kindMmaps:
+		e.hearMmaps()
 	case kindHelper:
 		if p := e.procs[s.index]; p != nil && p.tag == s.tag {
 			e.hear(p)
@@ -337,6 +348,9 @@ func (e *Engine) attend(p *process) {
 	}
 	if p.unarmed {
 		e.armed(p)
+	}
+	if p.unprotected {
+		e.protectNow(p)
 	}
 }
 

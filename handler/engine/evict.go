@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/binary"
 	"syscall"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/farpage/farpage/handler/state"
 	"github.com/farpage/farpage/handler/target"
 	"github.com/farpage/farpage/handler/uffd"
+	"golang.org/x/sys/unix"
 )
 
 // Eviction: over the high watermark, cold runs of touched pages are chosen by a
@@ -191,6 +193,44 @@ func (e *Engine) exclude(p *process) {
 		const around = 256 // the descriptor's fields before and behind the head
 		p.excluded[(head-around)&^(space.PageSize-1)] = struct{}{}
 		p.excluded[(head+around)&^(space.PageSize-1)] = struct{}{}
+		e.excludeHeld(p, head)
+	}
+}
+
+// excludeHeld excludes the robust mutexes that a thread holds: when it dies the
+// kernel marks them, and a mark in a missing page would be lost. The list is
+// struct robust_list_head of include/uapi/linux/futex.h: the first node, the
+// futex's offset from a node, and a node that is just being put in or out.
+func (e *Engine) excludeHeld(p *process, head uint64) {
+	const longest = 2048 // ROBUST_LIST_LIMIT
+	var words [24]byte
+	read := func(at uint64, n int) bool {
+		k, err := unix.Pread(int(p.rec.MemFD), words[:n], int64(at))
+		return err == nil && k == n
+	}
+	if !read(head, len(words)) {
+		return
+	}
+	node := binary.LittleEndian.Uint64(words[:])
+	offset := binary.LittleEndian.Uint64(words[8:])
+	pending := binary.LittleEndian.Uint64(words[16:])
+	keep := func(node uint64) {
+		p.excluded[node&^(space.PageSize-1)] = struct{}{}
+		p.excluded[(node+offset)&^(space.PageSize-1)] = struct{}{}
+	}
+	if pending != 0 {
+		keep(pending &^ 1)
+	}
+	for range longest {
+		node &^= 1 // of priority inheritance
+		if node == head || node == 0 {
+			return
+		}
+		keep(node)
+		if !read(node, 8) {
+			return
+		}
+		node = binary.LittleEndian.Uint64(words[:])
 	}
 }
 

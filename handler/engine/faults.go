@@ -374,17 +374,27 @@ func (e *Engine) unprotect(p *process, f *fault) outcome {
 	}
 }
 
-// protect write-protects parent and child after a fork if there is no room for a
-// copy of what they share, so that copy-on-write is seen and braked.
+// protect has parent and child write-protected after a fork if there is no room for
+// a copy of what they share, so that copy-on-write is seen and braked.
 func (e *Engine) protect(parent, child *process) {
 	if e.resident*2 <= e.high {
 		return
 	}
-	for _, p := range [...]*process{parent, child} {
-		for _, r := range p.ranges {
-			if errno := uffd.Protect(p.uffd(), r.start, r.end-r.start); errno != 0 && errno != syscall.EAGAIN {
-				continue // what is not writable or has changed is not braked
-			}
+	parent.unprotected, child.unprotected = true, true
+	e.protectNow(child)
+}
+
+// protectNow protects a process as soon as the kernel lets: not while an event,
+// the FORK itself for one, is under way.
+func (e *Engine) protectNow(p *process) {
+	if quiet, _ := uffd.Quiet(p.uffd(), probeAddr); !quiet {
+		return // attend comes back
+	}
+	for _, r := range p.ranges {
+		// What is not there any more, or in several mappings, is not braked.
+		if errno := uffd.Protect(p.uffd(), r.start, r.end-r.start); errno == syscall.EAGAIN {
+			return
 		}
 	}
+	p.unprotected = false
 }

@@ -250,6 +250,9 @@ func (e *Engine) armed(p *process) {
 	if !e.checkChild(p, space.Limit) {
 		return // attend comes back
 	}
+	if !p.has(state.FlagChild) {
+		e.watchMmaps(p)
+	}
 	p.unarmed = false
 	p.set(state.FlagReady)
 	e.register(p)

@@ -18,6 +18,7 @@ const (
 	kindConn
 	kindUffd
 	kindHelper
+	kindMmaps
 )
 
 // source says what a descriptor of the poller is. tag tells uses of one index

@@ -30,6 +30,7 @@ type process struct {
 	ranges      ranges // what is registered
 	refusedAt   ranges // what the kernel would not register
 	unarmed     bool   // its helper waits for the end of the hand-off
+	unprotected bool   // to be write-protected, after a fork
 	unscanned   bool
 	rescan      ranges // registered, but the scan was not quiet
 	mapped      int64
@@ -197,7 +198,11 @@ func (e *Engine) reap(p *process) {
 		}
 	}
 	if p.has(state.FlagIdentified) && target.StartTime(int(p.rec.Pid)) == p.rec.Start {
-		e.mem.Header.Counters.Execs++
+		// The process lives on, with other memory: it has called exec. One that is
+		// ending has none.
+		if _, err := e.reader.RssAnon(int(p.rec.Pid)); err == nil {
+			e.mem.Header.Counters.Execs++
+		}
 	}
 	e.mem.Header.Counters.Exited++
 	p.rec.Used = state.ProcFree

@@ -239,6 +239,9 @@ func (e *Engine) WakeAll() {
 		}
 		// What is registered is found out again: registering twice does no harm.
 		p.mapped = 0
+		if p.has(state.FlagIdentified) && !p.has(state.FlagHungUp) {
+			e.watchMmaps(p)
+		}
 	}
 }
 
@@ -257,6 +260,7 @@ func (e *Engine) Close() error {
 		e.poller.remove(c.fd)
 		closeQuiet(c.fd)
 	}
+	e.closeMmaps()
 	err := e.slots.space.Close()
 	if e.listener >= 0 {
 		closeQuiet(e.listener)

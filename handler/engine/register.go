@@ -71,6 +71,11 @@ func (e *Engine) register(p *process) {
 		e.warn("maps", "pid %d: %v", p.rec.Pid, err)
 		return
 	}
+	e.registerAll(p, todo)
+}
+
+// registerAll registers ranges and looks which of their pages are there already.
+func (e *Engine) registerAll(p *process, todo ranges) {
 	todo.remove(p.rec.Area, p.rec.Area+handoff.AreaBytes)
 	for _, r := range todo {
 		if p.refusedAt.covers(r.start, r.end) {

@@ -1,0 +1,80 @@
+package engine
+
+import (
+	"github.com/farpage/farpage/handler/space"
+	"github.com/farpage/farpage/handler/state"
+	"github.com/farpage/farpage/handler/target"
+)
+
+// watchMmaps lets the engine hear of what a process maps, unless an ancestor's
+// watch tells of it already. Without it, looking every now and then has to do.
+func (e *Engine) watchMmaps(p *process) {
+	e.hearMmaps() // an inherited watch has told of what the program's start mapped
+	if _, told := e.told[p.rec.Pid]; told {
+		return
+	}
+	m, err := target.WatchMmaps(int(p.rec.Pid))
+	if err != nil {
+		e.unwatched = true
+		e.warn("perf", "new mappings are found by looking only (%v): budgets are kept less exactly", err)
+		return
+	}
+	e.mmaps = append(e.mmaps, m)
+	e.told[p.rec.Pid] = struct{}{}
+	for _, fd := range m.FDs() {
+		if err := e.poller.add(fd, source{kind: kindMmaps}); err != nil {
+			e.unwatched = true
+			e.warn("perf", "watch what pid %d maps: %v", p.rec.Pid, err)
+		}
+	}
+}
+
+// toldMax bounds how many process ids are remembered.
+const toldMax = 1 << 16
+
+// hearMmaps registers what was mapped.
+func (e *Engine) hearMmaps() {
+	for _, m := range e.mmaps {
+		lost := m.Read(func(r target.Mapping) {
+			if len(e.told) < toldMax {
+				e.told[r.Pid] = struct{}{}
+			}
+			if !r.Anonymous || !r.Private {
+				return
+			}
+			for _, p := range e.live {
+				if p.rec.Pid == r.Pid && p.has(state.FlagReady) && !p.has(state.FlagHungUp) {
+					e.lastWork = e.now
+					e.registerNew(p, r.Start, r.End)
+				}
+			}
+		})
+		if lost {
+			e.lastWalk, e.lastLook = e.now.Add(-walkEvery), e.now.Add(-lookEvery)
+		}
+	}
+}
+
+// registerNew registers a mapping that was just made. It may be another one by
+// now: REGISTER clears nothing, and refuses what is not anonymous.
+func (e *Engine) registerNew(p *process, start, end uint64) {
+	if len(p.batch) > 0 || p.unarmed || end > space.Limit {
+		return // the next look finds it
+	}
+	var todo ranges
+	p.ranges.gaps(start, min(end, probeAddr), func(start, end uint64) {
+		e.within(start, end, func(start, end uint64) { todo.add(start, end) })
+	})
+	e.registerAll(p, todo)
+}
+
+// closeMmaps ends all watches.
+func (e *Engine) closeMmaps() {
+	for _, m := range e.mmaps {
+		for _, fd := range m.FDs() {
+			e.poller.remove(fd)
+		}
+		m.Close()
+	}
+	e.mmaps = nil
+}
