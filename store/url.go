@@ -19,7 +19,7 @@ func OpenURL(url string) (Store, error) {
 	case scheme == "mem":
 		return nil, fmt.Errorf("store %q: mem: takes nothing behind the colon", url)
 	case scheme == "file":
-		return nil, fmt.Errorf("store %q: file stores are not part of this version yet; use mem:", url)
+		return nil, fmt.Errorf("store %q: file stores are not part of this version yet, use mem: instead", url)
 	}
 	return nil, fmt.Errorf("store %q: unknown scheme %q; %s", url, scheme, allowedURLs)
 }

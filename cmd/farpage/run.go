@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -72,6 +73,10 @@ func (o runOptions) policy() (policy.Policy, error) {
 		a[policy.KeyFar] = o.far
 	}
 	p, _, err := policy.Parse(a, 0)
+	var wrong *policy.AnnotationError
+	if errors.As(err, &wrong) { // the user has typed a flag
+		return p, fmt.Errorf("%s %s: %s; allowed: %s", strings.Replace(wrong.Key, policy.Prefix, "--", 1), wrong.Value, wrong.Problem, wrong.Allowed)
+	}
 	return p, err
 }
 
@@ -81,11 +86,14 @@ func (o runOptions) run(args []string) (int, error) {
 		return statusFailed, err
 	}
 	if os.Geteuid() != 0 {
-		return statusFailed, errors.New("run needs root: type sudo farpage run ...")
+		return statusFailed, errors.New("run needs root: type sudo farpage run")
 	}
 	path, status, err := lookUp(args[0])
 	if err != nil {
 		return status, err
+	}
+	if reason := unmanageable(path); reason != "" {
+		fmt.Fprintf(os.Stderr, "farpage: %s runs unmanaged: %s\n", args[0], reason)
 	}
 	private, err := startPrivate(o.store)
 	if err != nil {
@@ -119,6 +127,25 @@ func lookUp(name string) (path string, status int, err error) {
 	return "", statusNotFound, fmt.Errorf("%s: command not found", name)
 }
 
+// unmanageable says why a program cannot be managed, empty when nothing speaks
+// against it. A script is as good as its interpreter, which is not looked at.
+func unmanageable(path string) string {
+	f, err := elf.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if f.Machine != elf.EM_X86_64 {
+		return fmt.Sprintf("it is a program for %v, the shim is for x86-64", f.Machine)
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return ""
+		}
+	}
+	return "it is a static program, no library can be preloaded into it"
+}
+
 // command runs the command with our library behind those that are preloaded
 // already, and returns its exit status.
 func command(path string, args []string, library string) (int, error) {
@@ -141,35 +168,30 @@ func command(path string, args []string, library string) (int, error) {
 			signal.Notify(signals, s)
 		}
 	}
-	pid, err := syscall.ForkExec(path, args, &syscall.ProcAttr{
-		Env: append(env, preload), Files: []uintptr{0, 1, 2},
+	process, err := os.StartProcess(path, args, &os.ProcAttr{
+		Env: append(env, preload), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
 	})
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return statusNotFound, fmt.Errorf("%s: %w", path, err)
+			return statusNotFound, err
 		}
-		return statusNotExecutable, fmt.Errorf("%s: %w", path, err)
+		return statusNotExecutable, err
 	}
 	go func() {
 		for s := range signals {
-			if s, ok := s.(syscall.Signal); ok && !fromTerminal(s) {
-				_ = syscall.Kill(pid, s) // it may have ended just now
+			if !fromTerminal(s) {
+				_ = process.Signal(s) // by pidfd; it may have ended just now
 			}
 		}
 	}()
-	for {
-		var ws syscall.WaitStatus
-		_, err := syscall.Wait4(pid, &ws, 0, nil)
-		switch {
-		case err == syscall.EINTR:
-		case err != nil:
-			return statusFailed, os.NewSyscallError("wait4", err)
-		case ws.Exited():
-			return ws.ExitStatus(), nil
-		case ws.Signaled():
-			return statusSignal + int(ws.Signal()), nil
-		}
+	ended, err := process.Wait()
+	if err != nil {
+		return statusFailed, err
 	}
+	if ws, ok := ended.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return statusSignal + int(ws.Signal()), nil
+	}
+	return ended.ExitCode(), nil
 }
 
 // forwarded are the signals that are passed on to the command.
@@ -180,7 +202,7 @@ var forwarded = []os.Signal{
 
 // fromTerminal says whether a signal came from a key: then the terminal has sent
 // it to the command too.
-func fromTerminal(s syscall.Signal) bool {
+func fromTerminal(s os.Signal) bool {
 	if s != unix.SIGINT && s != unix.SIGQUIT && s != unix.SIGWINCH {
 		return false
 	}
@@ -198,7 +220,7 @@ type privateAgent struct {
 	id, dir string
 	client  *api.Client
 	start   func() (*exec.Cmd, error)
-	pid     atomic.Int64
+	process atomic.Pointer[os.Process]
 	up      atomic.Bool // it has answered once
 	ending  atomic.Bool // its end is wanted
 }
@@ -268,7 +290,7 @@ func (p *privateAgent) spawn(self, storeURL string) (*exec.Cmd, error) {
 	if err := closeOnExec(c.Start); err != nil {
 		return nil, fmt.Errorf("start the private agent: %w", err)
 	}
-	p.pid.Store(int64(c.Process.Pid))
+	p.process.Store(c.Process)
 	return c, nil
 }
 
@@ -344,7 +366,9 @@ func closeOnExec(start func() error) error {
 // end ends an agent that has nothing to serve.
 func (p *privateAgent) end() {
 	p.ending.Store(true)
-	_ = syscall.Kill(int(p.pid.Load()), unix.SIGTERM)
+	if c := p.process.Load(); c != nil {
+		_ = c.Signal(unix.SIGTERM)
+	}
 	for range 200 {
 		if _, err := os.Stat(p.dir); err != nil {
 			return

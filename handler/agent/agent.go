@@ -496,7 +496,8 @@ func (a *Agent) Listen() (net.Listener, error) {
 		return nil, fmt.Errorf("socket path %q is longer than 107 bytes: choose a shorter --socket-dir", path)
 	}
 	_ = os.Remove(path)
-	l, err := net.Listen("unix", path)
+	var lc net.ListenConfig
+	l, err := lc.Listen(context.Background(), "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("make the control socket: %w", err)
 	}

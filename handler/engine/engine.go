@@ -46,17 +46,18 @@ type Engine struct {
 	todo   []func() // guarded by mu
 	closed bool     // guarded by mu
 
-	poller   *poller
-	listener int
-	statFD   int // memory.stat, -1
-	nodes    *space.Nodes
-	slots    *slots
-	procs    []*process // by index in mem.Procs; nil: free
-	live     []*process
-	conns    map[int32]*conn
-	nextConn int32
-	ringHint int
-	nextTag  uint16
+	poller      *poller
+	listener    int
+	statFD      int // memory.stat, -1
+	nodes       *space.Nodes
+	slots       *slots
+	procs       []*process // by index in mem.Procs; nil: free
+	live        []*process
+	conns       map[int32]*conn
+	nextConn    int32
+	acceptAgain bool // no descriptor was left
+	ringHint    int
+	nextTag     uint16
 
 	reader  target.Reader
 	scanner target.Scanner
@@ -280,6 +281,7 @@ func (e *Engine) timeout() time.Duration {
 // ready notes what a descriptor has to say.
 func (e *Engine) ready(s source, events uint32) {
 	switch s.kind {
+	case kindWake: // the poller's own
 	case kindListener:
 		e.accept()
 	case kindConn:

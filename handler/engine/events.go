@@ -3,6 +3,7 @@ package engine
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"syscall"
 	"time"
@@ -326,7 +327,7 @@ func (e *Engine) reorder(p *process, now ranges) bool {
 // smaps reads a process's mappings with their flags.
 func (e *Engine) smaps(p *process, visit func(target.VMA, target.Flags)) error {
 	if !p.has(state.FlagIdentified) {
-		return fmt.Errorf("it is not known which process it is")
+		return errors.New("it is not known which process it is")
 	}
 	fd, err := unix.Open(fmt.Sprintf("/proc/%d/smaps", p.rec.Pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -107,7 +107,7 @@ func (e *Engine) serve(p *process, f *fault) outcome {
 	}
 	switch entry.State() {
 	case space.Slot:
-		return e.serveFar(p, f, entry)
+		return e.serveFar(p, f)
 	case space.Poisoned:
 		return e.poison(p, f.addr, entry)
 	default:
@@ -224,11 +224,12 @@ func (e *Engine) serveZero(p *process, f *fault, entry space.Entry) outcome {
 
 // serveFar gives a page's bytes back, and those of far pages behind it that are
 // likely to be needed next.
-func (e *Engine) serveFar(p *process, f *fault, entry space.Entry) outcome {
+func (e *Engine) serveFar(p *process, f *fault) outcome {
 	if !e.checkChild(p, f.addr) {
 		return later
 	}
-	if entry = p.table.Get(f.addr); entry.State() != space.Slot {
+	entry := p.table.Get(f.addr) // the check may have changed it
+	if entry.State() != space.Slot {
 		return e.serveZero(p, f, entry)
 	}
 	if err := e.slots.read(entry.Slot(), e.buf[:space.PageSize]); err != nil {
@@ -284,6 +285,7 @@ func (e *Engine) refusal(p *process, addr uint64, entry space.Entry, errno sysca
 			e.slots.drop(entry.Slot())
 		case space.Untouched:
 			e.write(p, addr, entry.To(space.Touched, 0))
+		case space.InFlight, space.Touched, space.Removed, space.Poisoned:
 		}
 	case syscall.ESRCH:
 		return served // nobody waits any more; sweep sees it
@@ -349,7 +351,7 @@ func (e *Engine) unprotect(p *process, f *fault) outcome {
 	if !p.ranges.covers(start, start+length) || e.room() < unprotectPages {
 		start, length = f.addr, space.PageSize
 	}
-	shared := int64(0)
+	var shared int64
 	if p.rec.PagemapFD >= 0 {
 		shared = int64(target.Shared(int(p.rec.PagemapFD), start, int(length/space.PageSize)))
 	} else {

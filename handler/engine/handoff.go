@@ -18,6 +18,10 @@ import (
 // maxConns bounds the connections whose hand-off is not done.
 const maxConns = 1024
 
+// handOffMax is how long a hand-off may take. A helper whose process was stopped
+// meanwhile begins again.
+const handOffMax = time.Minute
+
 // conn is a helper that is handing its process over.
 type conn struct {
 	fd    int
@@ -34,11 +38,12 @@ type conn struct {
 func (e *Engine) accept() {
 	for {
 		fd, _, err := unix.Accept4(e.listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-		if err == unix.EINTR || err == unix.ECONNABORTED {
+		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ECONNABORTED) {
 			continue
 		}
 		if err != nil {
-			if err != unix.EAGAIN {
+			e.acceptAgain = !errors.Is(err, unix.EAGAIN)
+			if e.acceptAgain {
 				e.warn("accept", "accept a hand-off: %v", os.NewSyscallError("accept4", err))
 			}
 			return
@@ -70,7 +75,7 @@ func (e *Engine) converse(index int32) {
 		case errors.Is(err, unix.EAGAIN):
 			return
 		case closed:
-			err = fmt.Errorf("it hung up")
+			err = errHungUp
 		case err == nil && m.Type != c.step:
 			err = fmt.Errorf("%w: type %d where %d was expected", handoff.ErrMessage, m.Type, c.step)
 		}
@@ -276,9 +281,9 @@ func (e *Engine) hear(p *process) {
 	for p.rec.SockFD >= 0 {
 		n, err := syscall.Read(int(p.rec.SockFD), notice[:])
 		switch {
-		case err == syscall.EAGAIN:
+		case errors.Is(err, syscall.EAGAIN):
 			return
-		case err == syscall.EINTR:
+		case errors.Is(err, syscall.EINTR):
 			continue
 		case err != nil || n == 0:
 			e.hangUp(p)

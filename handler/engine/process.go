@@ -171,6 +171,14 @@ func (e *Engine) sweep() {
 			i--
 		}
 	}
+	if e.acceptAgain {
+		e.accept()
+	}
+	for _, c := range e.conns {
+		if e.now.Sub(c.since) > handOffMax {
+			e.refuse(c, fmt.Errorf("it was not done after %v", handOffMax))
+		}
+	}
 	if len(e.live) == 0 && len(e.conns) == 0 && e.firstGone() {
 		e.stop = true
 	}

@@ -79,9 +79,6 @@ func (s *slots) room() int { return len(s.raws) }
 // wait asks to be woken when the store gives a raw buffer back.
 func (s *slots) wait(on bool) { s.short.Store(on) }
 
-// waiting says whether the store has work of ours under way.
-func (s *slots) waiting() bool { return len(s.raws) < state.RawBuffers }
-
 // put takes a page in and starts storing it. page may be shared with a container:
 // it is copied before anything is computed from it. The slot has one reference.
 // zero: the page holds nothing but zeros and needs no slot. Preconditions: room()

@@ -1,6 +1,7 @@
 package handoff
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -45,7 +46,7 @@ func Receive(socket int) (m Message, fd int, closed bool, err error) {
 	oob := make([]byte, unix.CmsgSpace(maxFDs*4))
 	n, oobn, flags, _, err := unix.Recvmsg(socket, buf[:], oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
 	if err != nil {
-		if err == unix.ECONNRESET {
+		if errors.Is(err, unix.ECONNRESET) {
 			return m, -1, true, nil
 		}
 		return m, -1, false, err
@@ -112,5 +113,5 @@ func IsUserfaultfd(fd int) bool {
 func Gone(socket int) bool {
 	p := []unix.PollFd{{Fd: int32(socket), Events: unix.POLLRDHUP}}
 	n, err := unix.Poll(p, 0)
-	return err != nil && err != syscall.EINTR || n > 0 && p[0].Revents&(unix.POLLHUP|unix.POLLRDHUP|unix.POLLERR) != 0
+	return err != nil && !errors.Is(err, syscall.EINTR) || n > 0 && p[0].Revents&(unix.POLLHUP|unix.POLLRDHUP|unix.POLLERR) != 0
 }

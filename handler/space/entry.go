@@ -54,6 +54,8 @@ func (s State) String() string {
 		return "removed"
 	case Poisoned:
 		return "poisoned"
+	case pointer:
+		return "pointer"
 	}
 	return "invalid"
 }

@@ -247,6 +247,7 @@ func (t Table) fork(i uint32, level int, ref func(uint32)) (uint32, error) {
 			ref(e.Slot())
 		case InFlight:
 			e = e.To(Touched, 0)
+		case Untouched, Touched, Removed, Poisoned:
 		}
 		dst[j] = e
 	}

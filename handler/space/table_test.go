@@ -1,6 +1,7 @@
 package space
 
 import (
+	"errors"
 	"math/rand/v2"
 	"testing"
 )
@@ -169,7 +170,7 @@ func TestATerabyteReservationThatIsRemovedCostsFewNodes(t *testing.T) {
 
 func TestTheTableSaysWhenItsMemoryIsUsedUp(t *testing.T) {
 	_, tab := newTable(t, 4)
-	if err := tab.Set(0x1000, Make(Touched, 0)); err != ErrNoNodes {
+	if err := tab.Set(0x1000, Make(Touched, 0)); !errors.Is(err, ErrNoNodes) {
 		t.Fatalf("error %v, want %v", err, ErrNoNodes)
 	}
 }

@@ -32,12 +32,11 @@ type Memory struct {
 	Raw    []byte        // RawBuffers pages
 	Arena  []byte        // for a store in RAM
 
-	runs     []Run
-	config   []byte
-	mapping  []byte
-	rawAt    uint64
-	arenaAt  uint64
-	slotsLen uint64
+	runs    []Run
+	config  []byte
+	mapping []byte
+	rawAt   uint64
+	arenaAt uint64
 }
 
 // sizes of the sparse parts, from how much RAM the host has.

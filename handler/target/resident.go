@@ -2,7 +2,7 @@ package target
 
 import (
 	"bytes"
-	"fmt"
+	"errors"
 	"os"
 	"strconv"
 	"syscall"
@@ -44,7 +44,7 @@ func (r *Reader) CgroupAnon(memoryStat int) (int64, error) {
 	if n, ok := field(text, "total_rss"); ok {
 		return n, nil
 	}
-	return 0, fmt.Errorf("target: memory.stat has neither anon nor total_rss")
+	return 0, errors.New("target: memory.stat has neither anon nor total_rss")
 }
 
 // RssAnon returns the bytes of anonymous memory that a process has resident, from
@@ -59,7 +59,7 @@ func (r *Reader) PssAnon(pid int) (int64, error) {
 
 func (r *Reader) kilobytes(pid int, file, name string) (int64, error) {
 	fd, err := syscall.Open("/proc/"+strconv.Itoa(pid)+"/"+file, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
-	if err == syscall.ENOENT {
+	if errors.Is(err, syscall.ENOENT) {
 		return 0, ErrGone
 	}
 	if err != nil {

@@ -1,6 +1,7 @@
 package target
 
 import (
+	"errors"
 	"os"
 	"strconv"
 	"testing"
@@ -13,7 +14,7 @@ func TestMapsTellsWhatThisProcessHasMapped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Munmap(mem)
+	defer func() { _ = unix.Munmap(mem) }()
 	f, err := os.Open("/proc/self/maps")
 	if err != nil {
 		t.Fatal(err)
@@ -86,7 +87,7 @@ func TestTasksAndResidentMemoryOfThisProcess(t *testing.T) {
 	if Command(os.Getpid()) == "" || StartTime(os.Getpid()) == 0 {
 		t.Error("no command or start time")
 	}
-	if _, err := r.RssAnon(1 << 22); err != ErrGone {
+	if _, err := r.RssAnon(1 << 22); !errors.Is(err, ErrGone) {
 		t.Errorf("a pid that is not there: %v", err)
 	}
 }
@@ -96,7 +97,7 @@ func TestScanFindsTheTouchedPages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Munmap(mem)
+	defer func() { _ = unix.Munmap(mem) }()
 	mem[3*pageSize], mem[4*pageSize], mem[40*pageSize] = 1, 1, 1
 	pm, err := os.Open("/proc/" + strconv.Itoa(os.Getpid()) + "/pagemap")
 	if err != nil {

@@ -470,7 +470,7 @@ func badLength(p *place) error {
 		}
 		ok, err := c.space.TryGet(handles[0], buffer)
 		if put.Err == nil || get.Err == nil || ok {
-			return fmt.Errorf("%d bytes: Put says %v, Get %v, TryGet %v, %v", length, put.Err, get.Err, ok, err)
+			return fmt.Errorf("%d bytes: Put says %v, Get %v, TryGet %v, %v", length, put.Err, get.Err, ok, err) //nolint:errorlint // which of them are nil is what it tells
 		}
 	}
 	return c.expect(handles[0], want)
@@ -492,7 +492,7 @@ func tryGetAllocates(p *place) error {
 				err = tryErr
 			}
 		}); n != 0 || err != nil {
-			return fmt.Errorf("TryGet of a %v page allocates %v times, err %v", kind, n, err)
+			return fmt.Errorf("TryGet of a %v page allocates %v times, err %v", kind, n, err) //nolint:errorlint // the error may be nil
 		}
 	}
 	return nil

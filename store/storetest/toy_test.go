@@ -135,7 +135,7 @@ func (s *toySpace) put(page []byte) (store.Handle, error) {
 	case neverFull:
 		slots *= 1000
 	case fullTooEarly:
-		slots -= 1
+		slots--
 	}
 	if len(s.pages) >= slots || s.fulled {
 		s.fulled = s.bug == fullForEver

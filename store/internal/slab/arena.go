@@ -234,6 +234,7 @@ func (a *Arena) place(i int32) {
 			a.remove(&a.empty, byRoom, i)
 		case partial:
 			a.remove(&a.partial[s.class], byRoom, i)
+		case unlisted:
 		}
 		switch want {
 		case empty:
@@ -244,6 +245,7 @@ func (a *Arena) place(i int32) {
 			}
 		case partial:
 			a.pushBack(&a.partial[s.class], byRoom, i)
+		case unlisted:
 		}
 		s.state = want
 	}
