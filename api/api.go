@@ -6,6 +6,8 @@
 //	GET    /v1/containers             -> []Container
 //	GET    /v1/containers/{id}        -> Container; id may be a unique prefix or a name
 //	POST   /v1/containers/{id}/evict  EvictRequest -> EvictReply
+//	POST   /v1/containers/{id}/set    SetRequest -> Container
+//	GET    /v1/agent                  -> Agent
 //
 // Errors come as Error with a 4xx or 5xx status.
 package api
@@ -45,6 +47,21 @@ type EvictRequest struct {
 // EvictReply says how many pages went far.
 type EvictReply struct {
 	EvictedPages int64 `json:"evicted_pages"`
+}
+
+// SetRequest changes a container's policy at run time. Nil fields stay as they are.
+type SetRequest struct {
+	LocalBytes *int64 `json:"local_bytes,omitempty"`
+	FarBytes   *int64 `json:"far_bytes,omitempty"` // policy.Unlimited or a size
+}
+
+// Agent is what an agent says of itself.
+type Agent struct {
+	Version string `json:"version"`
+	Pid     int    `json:"pid"`
+	// Environment: FARPAGE_LOCAL and the like of a container's environment count
+	// as annotations.
+	Environment bool `json:"environment"`
 }
 
 // Error is the body of a reply that is not a success.

@@ -175,3 +175,21 @@ func (c *Client) explain(err error) error {
 	}
 	return fmt.Errorf("talking to the agent on %s: %w", c.socket, err)
 }
+
+// Set changes a container's budget or far limit and returns the container as it is
+// then.
+func (c *Client) Set(ctx context.Context, id string, request SetRequest) (Container, error) {
+	var container Container
+	path, err := containerPath(id)
+	if err == nil {
+		err = c.call(ctx, http.MethodPost, path+"/set", request, &container)
+	}
+	return container, err
+}
+
+// Agent returns what the agent says of itself.
+func (c *Client) Agent(ctx context.Context) (Agent, error) {
+	var agent Agent
+	err := c.call(ctx, http.MethodGet, "/v1/agent", nil, &agent)
+	return agent, err
+}

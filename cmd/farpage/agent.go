@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -10,15 +11,24 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/farpage/farpage/handler/agent"
+	"github.com/farpage/farpage/handler/config"
+	"github.com/farpage/farpage/oci/policy"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 )
 
-const defaultStateDir = "/run/farpage/state"
+// agentFlags are the flags of `farpage agent`: each stands above the file's option.
+type agentFlags struct {
+	file        string
+	store       string
+	flags       config.Config
+	printConfig bool
+	private     bool
+}
 
 func agentCommand() *cobra.Command {
-	var o agent.Options
+	var f agentFlags
 	c := &cobra.Command{
 		Use:   "agent",
 		Short: "Serve the containers of this host, in the foreground",
@@ -26,28 +36,113 @@ func agentCommand() *cobra.Command {
 
 The agent may be killed and started again at any time: a small process, the
 keeper, holds every descriptor, and the next agent of the same --state-dir goes on
-where the last one stopped. Stopped with no container left, it leaves nothing.`,
+where the last one stopped. Stopped with no container left, it leaves nothing.
+
+Options come from the file of --config, and from flags, which stand above it.`,
 		Example: `  sudo farpage agent
-  sudo farpage agent --socket-dir /run/test --state-dir /run/test/state --store mem:`,
+  sudo farpage agent --config /etc/farpage/config.toml
+  sudo farpage agent --socket-dir /run/test --state-dir /run/test/state --store mem:
+  farpage agent --print-config > config.toml`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return runAgent(o) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := f.config(c)
+			if err != nil {
+				return err
+			}
+			if f.printConfig {
+				text, err := cfg.Text()
+				if err == nil {
+					fmt.Print(text)
+				}
+				return err
+			}
+			return runAgent(cfg, f.private)
+		},
 	}
-	socketDirFlag(c, &o.SocketDir)
-	c.Flags().StringVar(&o.StateDir, "state-dir", defaultStateDir, "folder that tells the next agent what this one served")
-	c.Flags().StringVar(&o.StoreURL, "store", "mem:", "where far pages live: mem: (compressed RAM)")
-	c.Flags().BoolVar(&o.Private, "private", false, "end with the last container (used by farpage run)")
-	if err := c.Flags().MarkHidden("private"); err != nil {
+	d := config.Default()
+	fs := c.Flags()
+	fs.StringVar(&f.file, "config", config.DefaultPath, "configuration file (TOML)")
+	fs.StringVar(&f.flags.SocketDir, "socket-dir", d.SocketDir, "folder of the agent's sockets")
+	fs.StringVar(&f.flags.StateDir, "state-dir", d.StateDir, "folder that tells the next agent what this one served")
+	fs.StringVar(&f.store, "store", "mem:", "URL of the store `default`")
+	fs.StringToStringVar(&f.flags.Stores, "stores", nil, "more stores, as NAME=URL,...")
+	fs.StringVar(&f.flags.LogLevel, "log-level", d.LogLevel, "error, warn, info or debug")
+	fs.StringVar(&f.flags.LogFormat, "log-format", d.LogFormat, "text or json")
+	fs.BoolVar(&f.flags.Environment, "environment", false, "take FARPAGE_LOCAL, ... of a container's environment as annotations")
+	fs.StringVar(&f.flags.Bounds.MaxLocal, "max-local", "", "largest io.farpage.local that containers may ask for")
+	fs.StringVar(&f.flags.Bounds.MaxFar, "max-far", "", "largest io.farpage.far that containers may ask for")
+	fs.StringSliceVar(&f.flags.Bounds.Stores, "allow-stores", nil, "names of the stores that containers may use (default all)")
+	fs.BoolVar(&f.printConfig, "print-config", false, "print the configuration in force, as a file, and exit")
+	fs.BoolVar(&f.private, "private", false, "end with the last container (used by farpage run)")
+	if err := fs.MarkHidden("private"); err != nil {
 		panic(err)
 	}
 	return c
 }
 
-func runAgent(o agent.Options) error {
+// config is the file's configuration under the flags that were given.
+func (f *agentFlags) config(c *cobra.Command) (config.Config, error) {
+	given := c.Flags().Changed
+	cfg := config.Default()
+	if !f.private || given("config") {
+		var err error
+		if cfg, err = config.Load(f.file, given("config")); err != nil {
+			return cfg, err
+		}
+	}
+	if given("socket-dir") {
+		cfg.SocketDir = f.flags.SocketDir
+	}
+	if given("state-dir") {
+		cfg.StateDir = f.flags.StateDir
+	}
+	if given("log-level") {
+		cfg.LogLevel = f.flags.LogLevel
+	}
+	if given("log-format") {
+		cfg.LogFormat = f.flags.LogFormat
+	}
+	if given("environment") {
+		cfg.Environment = f.flags.Environment
+	}
+	if given("max-local") {
+		cfg.Bounds.MaxLocal = f.flags.Bounds.MaxLocal
+	}
+	if given("max-far") {
+		cfg.Bounds.MaxFar = f.flags.Bounds.MaxFar
+	}
+	if given("allow-stores") {
+		cfg.Bounds.Stores = f.flags.Bounds.Stores
+	}
+	maps.Copy(cfg.Stores, f.flags.Stores)
+	if given("store") {
+		cfg.Stores[policy.DefaultStore] = f.store
+	}
+	return cfg, cfg.Check()
+}
+
+func newLogger(cfg config.Config) (*logrus.Logger, error) {
+	log := logrus.New()
+	log.SetOutput(os.Stderr)
+	level, err := logrus.ParseLevel(cfg.LogLevel)
+	if err != nil {
+		return nil, err
+	}
+	log.SetLevel(level)
+	if cfg.LogFormat == "json" {
+		log.SetFormatter(&logrus.JSONFormatter{})
+	}
+	return log, nil
+}
+
+func runAgent(cfg config.Config, private bool) error {
 	// The heap is small and steady; collecting it rarely keeps pauses rare.
 	debug.SetGCPercent(400)
-	o.Log = logrus.New()
-	o.Log.SetOutput(os.Stderr)
-	a, err := agent.Start(o)
+	log, err := newLogger(cfg)
+	if err != nil {
+		return err
+	}
+	a, err := agent.Start(agent.Options{Config: cfg, Version: version, Private: private, Log: log})
 	if err != nil {
 		return err
 	}
@@ -58,17 +153,17 @@ func runAgent(o agent.Options) error {
 	server := a.Serve(l)
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
-	if o.Private {
+	if private {
 		signal.Ignore(unix.SIGINT, unix.SIGHUP)
 	}
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
-		o.Log.Warnf("tell systemd that the agent is ready: %v", err)
+		log.Warnf("tell systemd that the agent is ready: %v", err)
 	}
 	select {
 	case <-stop:
 	case <-a.Empty():
 	}
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) // what it says to systemd now changes nothing
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	if err := server.Shutdown(ctx); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/dustin/go-humanize"
@@ -97,6 +98,56 @@ func evictCommand() *cobra.Command {
 	c.Flags().StringVar(&size, "bytes", "", "how much, for example 64Mi")
 	c.Flags().BoolVar(&all, "all", false, "all that can be evicted")
 	return c
+}
+
+func setCommand() *cobra.Command {
+	var dir string
+	c := &cobra.Command{
+		Use:   "set ID local=SIZE far=SIZE",
+		Short: "Change a container's budget or far limit at run time",
+		Long: `Change a container's budget or far limit at run time, up or down. A smaller
+budget is reached by evicting, within a second on an ordinary host.`,
+		Example: `  sudo farpage set redis local=128Mi
+  sudo farpage set redis local=64Mi far=1Gi
+  sudo farpage set redis far=unlimited`,
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			req, err := parseSet(args[1:])
+			if err != nil {
+				return err
+			}
+			s, err := api.NewClientIn(dir).Set(c.Context(), args[0], req)
+			if err != nil {
+				return err
+			}
+			fmt.Printf("%s: local %s, far %s\n", s.ID, size(s.BudgetBytes), size(s.FarLimitBytes))
+			return nil
+		},
+	}
+	socketDirFlag(c, &dir)
+	return c
+}
+
+// parseSet parses local=SIZE and far=SIZE.
+func parseSet(args []string) (req api.SetRequest, err error) {
+	for _, a := range args {
+		key, value, _ := strings.Cut(a, "=")
+		var n int64
+		if key == "far" && value == "unlimited" {
+			n = policy.Unlimited
+		} else if n, err = policy.ParseSize(value); err != nil {
+			return req, fmt.Errorf("%s: %w", a, err)
+		}
+		switch key {
+		case "local":
+			req.LocalBytes = &n
+		case "far":
+			req.FarBytes = &n
+		default:
+			return req, fmt.Errorf("%s: what can be set is local=SIZE and far=SIZE", a)
+		}
+	}
+	return req, nil
 }
 
 func writeJSON(w io.Writer, v any) error {

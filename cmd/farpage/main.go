@@ -16,6 +16,9 @@ type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
+// version is set by the build (-X main.version).
+var version = "development"
+
 func main() {
 	root := &cobra.Command{
 		Use:   "farpage",
@@ -26,7 +29,8 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(agentCommand(), runCommand(), psCommand(), statCommand(), evictCommand())
+	root.AddCommand(agentCommand(), runCommand(), psCommand(), statCommand(), evictCommand(), setCommand(), checkCommand())
+	root.Version = version
 	root.CompletionOptions.HiddenDefaultCmd = true
 	if err := root.Execute(); err != nil {
 		var status exitStatus

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/farpage/farpage/api"
+	"github.com/farpage/farpage/handler/config"
 	"github.com/farpage/farpage/handler/engine"
 	"github.com/farpage/farpage/handler/handoff"
 	"github.com/farpage/farpage/handler/keeper"
@@ -30,9 +31,8 @@ import (
 
 // Options are the agent's settings.
 type Options struct {
-	SocketDir string
-	StateDir  string
-	StoreURL  string
+	Config  config.Config
+	Version string
 	// Private: the agent of one `farpage run`. It ends when its last container
 	// does, and containers see its folders where they are.
 	Private bool
@@ -45,13 +45,13 @@ type Agent struct {
 	log    *logrus.Entry
 	root   *state.Root
 	device int
-	store  store.Store
 	record keeper.Record
 
 	mu         sync.Mutex
-	containers map[string]*container // guarded by mu
-	had        bool                  // guarded by mu: there ever was one
-	empty      chan struct{}         // closed when a private agent has none left
+	stores     map[string]store.Store // guarded by mu: by URL
+	containers map[string]*container  // guarded by mu
+	had        bool                   // guarded by mu: there ever was one
+	empty      chan struct{}          // closed when a private agent has none left
 }
 
 // container is one that the agent knows; engine is nil when it could not be set up.
@@ -64,24 +64,24 @@ type container struct {
 // Start takes over from a dead agent of the same state folder, or starts anew. It
 // must be called before the process opens anything else.
 func Start(o Options) (*Agent, error) {
-	a := &Agent{opts: o, log: logrus.NewEntry(o.Log), containers: map[string]*container{}, empty: make(chan struct{})}
+	a := &Agent{opts: o, log: logrus.NewEntry(o.Log), stores: map[string]store.Store{}, containers: map[string]*container{}, empty: make(chan struct{})}
 	if os.Geteuid() != 0 {
 		return nil, errors.New("the agent needs root: it serves other users' processes (userfaultfd with fork events needs CAP_SYS_PTRACE); start it with sudo or by systemd")
 	}
-	for _, dir := range []string{o.SocketDir, o.StateDir, a.containerDir("")} {
+	for _, dir := range []string{o.Config.SocketDir, o.Config.StateDir, a.containerDir("")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, fmt.Errorf("make the folder %s: %w", dir, err)
 		}
 	}
-	if err := os.Chmod(o.StateDir, 0o700); err != nil {
+	if err := os.Chmod(o.Config.StateDir, 0o700); err != nil {
 		return nil, err
 	}
-	old, alive, err := keeper.Read(o.StateDir)
+	old, alive, err := keeper.Read(o.Config.StateDir)
 	if err != nil {
 		return nil, err
 	}
 	if alive && old.AgentAlive() {
-		return nil, fmt.Errorf("another agent (pid %d) uses %s: stop it, or choose another --state-dir", old.Agent, o.StateDir)
+		return nil, fmt.Errorf("another agent (pid %d) uses %s: stop it, or choose another --state-dir", old.Agent, o.Config.StateDir)
 	}
 	var from *keeper.Source
 	if alive {
@@ -98,15 +98,17 @@ func Start(o Options) (*Agent, error) {
 			return nil, fmt.Errorf("take over from the keeper (pid %d): %w", old.Pid, err)
 		}
 	}
-	mark, err := unix.Open(o.StateDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	mark, err := unix.Open(o.Config.StateDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", o.StateDir, err)
+		return nil, fmt.Errorf("open %s: %w", o.Config.StateDir, err)
 	}
 	if a.device, err = unix.Open(uffd.Device, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
 		return nil, fmt.Errorf("open %s: %w: farpage needs Linux 6.8 or newer with CONFIG_USERFAULTFD", uffd.Device, err)
 	}
-	if a.store, err = store.OpenURL(o.StoreURL); err != nil {
-		return nil, err
+	for name, url := range o.Config.Stores {
+		if _, err = a.storeAt(url); err != nil {
+			return nil, fmt.Errorf("store %s: %w", name, err)
+		}
 	}
 	if a.root == nil {
 		if a.root, err = state.NewRoot(); err != nil {
@@ -177,7 +179,7 @@ func (a *Agent) keep(mark int) error {
 		Pid: pid, Start: target.StartTime(pid), RootFD: a.root.FD,
 		Agent: os.Getpid(), AgentStart: target.StartTime(os.Getpid()),
 	}
-	if err := keeper.Publish(a.opts.StateDir, a.record); err != nil {
+	if err := keeper.Publish(a.opts.Config.StateDir, a.record); err != nil {
 		return err
 	}
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", mark))
@@ -187,12 +189,29 @@ func (a *Agent) keep(mark int) error {
 	return nil
 }
 
+// storeAt returns the store of a URL, opened once.
+func (a *Agent) storeAt(url string) (store.Store, error) {
+	if st := a.stores[url]; st != nil {
+		return st, nil
+	}
+	st, err := store.OpenURL(url)
+	if err != nil {
+		return nil, err
+	}
+	a.stores[url] = st
+	return st, nil
+}
+
 func (a *Agent) recover(mem *state.Memory) error {
 	cfg, err := engine.RecoverConfig(mem)
 	if err != nil {
 		return err
 	}
-	e, err := engine.Recover(cfg, mem, a.store, a.device, a.log)
+	st, err := a.storeAt(cfg.Store) // which may be another one in the configuration by now
+	if err != nil {
+		return err
+	}
+	e, err := engine.Recover(cfg, mem, st, a.device, a.log)
 	if err != nil {
 		return err
 	}
@@ -246,7 +265,9 @@ func (a *Agent) checkEmpty() {
 // Empty is closed when a private agent's last container is gone.
 func (a *Agent) Empty() <-chan struct{} { return a.empty }
 
-func (a *Agent) containerDir(id string) string { return filepath.Join(a.opts.SocketDir, "c", id) }
+func (a *Agent) containerDir(id string) string {
+	return filepath.Join(a.opts.Config.SocketDir, "c", id)
+}
 
 // giveUp takes back a container that was taken in and could not be set up after
 // all: no process of it has started yet. Preconditions: a.mu is held.
@@ -295,9 +316,15 @@ func (a *Agent) Add(req api.AddRequest) (api.AddReply, error) {
 	if req.Policy.LocalBytes <= 0 {
 		return api.AddReply{}, errors.New("the policy has no local budget")
 	}
-	if req.Policy.Store != "" && req.Policy.Store != "default" {
-		return api.AddReply{}, fmt.Errorf("%w: %s: %q is not a store of this agent's configuration: it has `default`",
-			ErrPolicy, policy.KeyStore, req.Policy.Store)
+	p, err := a.opts.Config.Apply(req.Policy)
+	if err != nil {
+		return api.AddReply{}, fmt.Errorf("%w: %w", ErrPolicy, err)
+	}
+	req.Policy, c.req.Policy = p, p
+	url := a.opts.Config.Stores[p.Store]
+	st, err := a.storeAt(url)
+	if err != nil {
+		return api.AddReply{}, err
 	}
 	dir := a.containerDir(req.ID)
 	if err := a.makeDir(dir, req); err != nil {
@@ -305,8 +332,8 @@ func (a *Agent) Add(req api.AddRequest) (api.AddReply, error) {
 	}
 	e, err := engine.New(engine.Config{
 		ID: req.ID, Name: req.Name, Pid: req.Pid, Start: c.start, Cgroup: req.Cgroup,
-		Dir: dir, Store: a.opts.StoreURL, Policy: req.Policy,
-	}, a.store, a.device, a.log)
+		Dir: dir, Store: url, Policy: req.Policy,
+	}, st, a.device, a.log)
 	if err == nil {
 		err = a.root.Add(e.StateFD())
 	}
@@ -450,6 +477,46 @@ func (a *Agent) Evict(ctx context.Context, id string, req api.EvictRequest) (api
 	return api.EvictReply{EvictedPages: n}, nil
 }
 
+// Set changes a container's budget and far limit.
+func (a *Agent) Set(id string, req api.SetRequest) (api.Container, error) {
+	a.mu.Lock()
+	c, err := a.find(id)
+	a.mu.Unlock()
+	if err != nil {
+		return api.Container{}, err
+	}
+	if c.engine == nil {
+		return api.Container{}, fmt.Errorf("container %s is unmanaged: %s", c.req.ID, c.req.Unmanaged)
+	}
+	p := c.engine.Config().Policy
+	if req.LocalBytes != nil {
+		p.LocalBytes = *req.LocalBytes
+	}
+	if req.FarBytes != nil {
+		p.FarBytes = *req.FarBytes
+	}
+	if p.LocalBytes < policy.MinLocalBytes {
+		return api.Container{}, fmt.Errorf("%w: local=%d: a budget is %d bytes at least", ErrPolicy, p.LocalBytes, policy.MinLocalBytes)
+	}
+	if p, err = a.opts.Config.Apply(p); err != nil {
+		return api.Container{}, fmt.Errorf("%w: %w", ErrPolicy, err)
+	}
+	var serr error
+	if !c.engine.Do(func() { serr = c.engine.SetPolicy(p) }) {
+		return api.Container{}, fmt.Errorf("container %q has just ended", id)
+	}
+	if serr != nil {
+		return api.Container{}, serr
+	}
+	a.log.Infof("container %s: budget %d MiB, far limit %d", c.req.ID, p.LocalBytes>>20, p.FarBytes)
+	return a.Get(c.req.ID)
+}
+
+// Describe says what this agent is.
+func (a *Agent) Describe() api.Agent {
+	return api.Agent{Version: a.opts.Version, Pid: os.Getpid(), Environment: a.opts.Config.Environment}
+}
+
 // Stop ends the agent. With containers left it leaves everything to the keeper, for
 // the next agent; without it leaves nothing.
 func (a *Agent) Stop() error {
@@ -479,11 +546,11 @@ func (a *Agent) Stop() error {
 		return nil
 	}
 	keeper.End(a.record.Pid, a.record.Start)
-	err := keeper.Remove(a.opts.StateDir)
+	err := keeper.Remove(a.opts.Config.StateDir)
 	if a.opts.Private {
-		return errors.Join(err, os.RemoveAll(a.opts.SocketDir))
+		return errors.Join(err, os.RemoveAll(a.opts.Config.SocketDir))
 	}
-	for _, dir := range []string{a.containerDir(""), a.opts.StateDir, a.opts.SocketDir} {
+	for _, dir := range []string{a.containerDir(""), a.opts.Config.StateDir, a.opts.Config.SocketDir} {
 		_ = os.Remove(dir) // only if nothing else is in it
 	}
 	return err
@@ -491,7 +558,7 @@ func (a *Agent) Stop() error {
 
 // Listen makes the control socket, in place of a dead agent's.
 func (a *Agent) Listen() (net.Listener, error) {
-	path := filepath.Join(a.opts.SocketDir, api.SocketName)
+	path := filepath.Join(a.opts.Config.SocketDir, api.SocketName)
 	if len(path) >= 108 {
 		return nil, fmt.Errorf("socket path %q is longer than 107 bytes: choose a shorter --socket-dir", path)
 	}

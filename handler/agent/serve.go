@@ -39,6 +39,17 @@ func (a *Agent) Serve(l net.Listener) *http.Server {
 		reply, err := a.Evict(r.Context(), r.PathValue("id"), req)
 		answer(w, reply, err)
 	})
+	mux.HandleFunc("POST /v1/containers/{id}/set", func(w http.ResponseWriter, r *http.Request) {
+		var req api.SetRequest
+		if !decode(w, r, &req) {
+			return
+		}
+		c, err := a.Set(r.PathValue("id"), req)
+		answer(w, c, err)
+	})
+	mux.HandleFunc("GET /v1/agent", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, a.Describe(), nil)
+	})
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second}
 	go func() {
 		if err := s.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {

@@ -36,7 +36,8 @@ type Config struct {
 // Engine serves one container. Its methods may be called from any goroutine; all
 // else belongs to the thread in Run.
 type Engine struct {
-	cfg    Config
+	cfgMu  sync.Mutex
+	cfg    Config // written by the engine's thread, with cfgMu held
 	mem    *state.Memory
 	store  store.Store
 	log    *logrus.Entry
@@ -160,6 +161,26 @@ func prepare(cfg Config, mem *state.Memory, st store.Store, device int, log *log
 	return e, nil
 }
 
+// SetPolicy changes the budget and the far limit; the next turn acts on it. To be
+// called through Do.
+func (e *Engine) SetPolicy(p policy.Policy) error {
+	cfg := e.cfg
+	cfg.Policy = p
+	b, err := json.Marshal(cfg)
+	if err != nil {
+		return err
+	}
+	if err := e.mem.SetConfig(b); err != nil {
+		return err
+	}
+	e.cfgMu.Lock()
+	e.cfg = cfg
+	e.cfgMu.Unlock()
+	e.setBudget(p)
+	e.stuck = false
+	return nil
+}
+
 func (e *Engine) setBudget(p policy.Policy) {
 	e.budget = p.LocalBytes / space.PageSize
 	e.low = e.budget * int64(p.LowPercent) / 100
@@ -185,8 +206,12 @@ func pages(n int) ([]byte, error) {
 	return b, nil
 }
 
-// Config returns what the engine was made from.
-func (e *Engine) Config() Config { return e.cfg }
+// Config returns what the engine was made from, with the policy as it is now.
+func (e *Engine) Config() Config {
+	e.cfgMu.Lock()
+	defer e.cfgMu.Unlock()
+	return e.cfg
+}
 
 // StateFD is the descriptor of the state, for the agent's root table.
 func (e *Engine) StateFD() int { return e.mem.FD }

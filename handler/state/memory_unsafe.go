@@ -144,19 +144,33 @@ func (m *Memory) Runs(proc int) []Run {
 	return m.runs[proc*RunsMax : (proc+1)*RunsMax]
 }
 
-// SetConfig stores the container's configuration.
+// secondHalf, in Header.ConfigLen, says which half of its memory holds the
+// configuration: a new one is written beside the old one.
+const secondHalf = 1 << 31
+
+// SetConfig stores the container's configuration, at once or not at all.
 func (m *Memory) SetConfig(b []byte) error {
-	if len(b) > len(m.config) {
-		return fmt.Errorf("configuration of a container has %d bytes, more than %d", len(b), len(m.config))
+	half := len(m.config) / 2
+	if len(b) > half {
+		return fmt.Errorf("configuration of a container has %d bytes, more than %d", len(b), half)
 	}
-	copy(m.config, b)
-	m.Header.ConfigLen = uint32(len(b))
+	to, mark := m.config[half:], uint32(secondHalf)
+	if m.Header.ConfigLen&secondHalf != 0 {
+		to, mark = m.config[:half], 0
+	}
+	copy(to, b)
+	m.Header.ConfigLen = uint32(len(b)) | mark
 	return nil
 }
 
 // Config returns what SetConfig stored.
 func (m *Memory) Config() []byte {
-	return m.config[:min(int(m.Header.ConfigLen), len(m.config))]
+	half := len(m.config) / 2
+	from := m.config[:half]
+	if m.Header.ConfigLen&secondHalf != 0 {
+		from = m.config[half:]
+	}
+	return from[:min(int(m.Header.ConfigLen&^secondHalf), half)]
 }
 
 // RawPage returns a raw buffer by its number.

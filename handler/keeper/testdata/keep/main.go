@@ -1,0 +1,81 @@
+// Keep is an agent that does nothing but keep: it makes descriptors that last and
+// a keeper, says so on standard output, and waits for its end.
+//
+//	keep publish|stray FOLDER
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+
+	"github.com/farpage/farpage/handler/keeper"
+	"github.com/farpage/farpage/handler/target"
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	if err := run(os.Args[1], os.Args[2]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	select {}
+}
+
+func run(how, dir string) error {
+	early, err := file("early")
+	if err != nil {
+		return err
+	}
+	if early, err = keeper.Lasting(early); err != nil {
+		return err
+	}
+	if err := keeper.Reserve(); err != nil {
+		return err
+	}
+	before, err := file("before")
+	if err != nil {
+		return err
+	}
+	closed, err := file("closed")
+	if err != nil {
+		return err
+	}
+	// What every agent of this folder keeps open.
+	if _, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return err
+	}
+	pid, err := keeper.Spawn()
+	if err != nil {
+		return err
+	}
+	after, err := file("after")
+	if err != nil {
+		return err
+	}
+	if err := unix.Close(closed); err != nil {
+		return err
+	}
+	record := keeper.Record{
+		Pid: pid, Start: target.StartTime(pid), RootFD: before,
+		Agent: os.Getpid(), AgentStart: target.StartTime(os.Getpid()),
+	}
+	if how == "publish" {
+		if err := keeper.Publish(dir, record); err != nil {
+			return err
+		}
+	}
+	return json.NewEncoder(os.Stdout).Encode(map[string]any{
+		"record": record, "early": early, "before": before, "after": after, "closed": closed,
+	})
+}
+
+// file makes a file in memory that holds its own name.
+func file(name string) (int, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	_, err = unix.Write(fd, []byte(name))
+	return fd, err
+}
