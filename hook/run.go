@@ -33,6 +33,9 @@ type container struct {
 	rootError error
 	policy    policy.Policy
 	cgroup    string // folder of its memory cgroup, once found
+
+	environment map[string]string // what its environment would say, as annotations
+	limitBytes  int64             // its memory limit, 0: none
 }
 
 // Run is the hook. It reads the container's state from stdin, sets the container up if
@@ -57,7 +60,7 @@ func Run(ctx context.Context, o Options, stdin io.Reader, stderr io.Writer) int 
 		say("container %s does not start: %v", s.ID, err)
 		return 1
 	}
-	if !optedIn {
+	if !optedIn && c.environment[policy.KeyLocal] == "" {
 		return 0
 	}
 	if o.AgentTimeout == 0 {
@@ -68,6 +71,16 @@ func Run(ctx context.Context, o Options, stdin io.Reader, stderr io.Writer) int 
 	agent := api.NewClientIn(o.SocketDir)
 	defer agent.Close()
 
+	if !optedIn {
+		// Only an operator who trusts images lets their environment count.
+		if about, err := agent.Agent(ctx); err != nil || !about.Environment {
+			return 0
+		}
+		if c.policy, _, err = policy.Parse(c.environment, c.limitBytes); err != nil {
+			say("container %s does not start, because of its environment: %v", s.ID, err)
+			return 1
+		}
+	}
 	refusal := c.setUp(ctx, agent)
 	var status *api.StatusError
 	switch {
@@ -109,13 +122,14 @@ func readContainer(s state) (c container, optedIn bool, err error) {
 		annotations = spec.Annotations
 		limitBytes = spec.memoryLimit()
 		c.rootPath, c.rootError = spec.rootPath(s.Bundle)
+		c.environment = policy.FromEnvironment(spec.environment())
 	}
 	pod := podOf(annotations)
 	if pod.sandbox {
 		// The pause process of a pod carries the pod's annotations too.
 		return c, false, nil
 	}
-	c.name = pod.displayName()
+	c.name, c.limitBytes = pod.displayName(), limitBytes
 	c.policy, optedIn, err = policy.Parse(pod.annotationsFor(annotations), limitBytes)
 	return c, optedIn, err
 }

@@ -29,6 +29,9 @@ type config struct {
 		Path string `json:"path"` // absolute, or relative to the bundle
 	} `json:"root"`
 	Annotations map[string]string `json:"annotations"`
+	Process     *struct {
+		Env []string `json:"env"`
+	} `json:"process"`
 	Linux       *struct {
 		Resources *struct {
 			Memory *struct {
@@ -82,6 +85,14 @@ func (c config) memoryLimit() int64 {
 		return 0
 	}
 	return max(*c.Linux.Resources.Memory.Limit, 0)
+}
+
+// environment returns the environment of the container's first process.
+func (c config) environment() []string {
+	if c.Process == nil {
+		return nil
+	}
+	return c.Process.Env
 }
 
 // rootPath returns the absolute path of the root file system on the host.

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 
@@ -17,50 +17,58 @@ import (
 
 func psCommand() *cobra.Command {
 	var dir string
-	var asJSON bool
+	var asJSON, watch bool
 	c := &cobra.Command{
 		Use:   "ps",
 		Short: "List containers and their processes",
 		Example: `  sudo farpage ps
+  sudo farpage ps --watch
   sudo farpage ps --json`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			all, err := api.NewClientIn(dir).List(c.Context())
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return writeJSON(os.Stdout, all)
-			}
-			return writeList(os.Stdout, all)
+			return show(c.Context(), watch, func(ctx context.Context, w io.Writer) error {
+				all, err := api.NewClientIn(dir).List(ctx)
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return writeJSON(w, all)
+				}
+				return writeList(w, all)
+			})
 		},
 	}
 	socketDirFlag(c, &dir)
+	watchFlag(c, &watch)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }
 
 func statCommand() *cobra.Command {
 	var dir string
-	var asJSON bool
+	var asJSON, watch bool
 	c := &cobra.Command{
 		Use:   "stat ID",
 		Short: "Show one container's statistics",
 		Example: `  sudo farpage stat redis
+  sudo farpage stat redis --watch
   sudo farpage stat 3f4a --json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			s, err := api.NewClientIn(dir).Get(c.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return writeJSON(os.Stdout, s)
-			}
-			return writeStat(os.Stdout, s)
+			return show(c.Context(), watch, func(ctx context.Context, w io.Writer) error {
+				s, err := api.NewClientIn(dir).Get(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return writeJSON(w, s)
+				}
+				return writeStat(w, s)
+			})
 		},
 	}
 	socketDirFlag(c, &dir)
+	watchFlag(c, &watch)
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }

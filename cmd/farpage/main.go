@@ -31,7 +31,7 @@ func main() {
 	}
 	root.AddCommand(agentCommand(), runCommand(), psCommand(), statCommand(), evictCommand(), setCommand(), checkCommand())
 	root.Version = version
-	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(manCommand(root))
 	if err := root.Execute(); err != nil {
 		var status exitStatus
 		if errors.As(err, &status) {
@@ -40,6 +40,11 @@ func main() {
 		fmt.Fprintf(os.Stderr, "farpage: %v\n", err)
 		os.Exit(1)
 	}
+}
+
+// watchFlag adds --watch.
+func watchFlag(c *cobra.Command, into *bool) {
+	c.Flags().BoolVarP(into, "watch", "w", false, "show anew every second until interrupted")
 }
 
 // socketDirFlag adds --socket-dir.
