@@ -12,6 +12,7 @@
 #include "sys.h"
 
 struct helper {
+	uint64_t nonce; /* 0: not forked from an armed process */
 	int socket;
 	int device;
 	int uffd;  /* the process's own, which the agent serves */
@@ -131,14 +132,15 @@ static int hand_off(struct helper *h)
 	struct fp_message m = {.type = FP_HELLO};
 	int fds[FDS_MAX];
 
-	/* In a child of an armed process this read waits until the agent has put
-	 * the nonce there that tells which FORK event was ours. */
-	m.nonce = *(volatile uint64_t *)(fp_area + FP_AREA_ANCHOR);
+	m.nonce = h->nonce;
 	m.area = (uint64_t)fp_area;
 	m.tid = (uint32_t)sys1(SYS_gettid, 0);
 	if (send_message(h->socket, &m, -1) < 0)
 		return -1;
-	if (m.nonce == 0) {
+	if (h->nonce == 0) {
+		/* The agent puts a page of its own here, to see that this memory is the
+		 * one that the userfaultfd is of. */
+		sys3(SYS_madvise, fp_area + FP_AREA_ANCHOR, FP_PAGE, MADV_DONTNEED_);
 		if (receive(h->socket, &m, FP_DEVICE, fds, 1))
 			return -1;
 		h->device = fds[0];
@@ -371,6 +373,9 @@ __attribute__((noreturn)) void fp_helper(void)
 	uint32_t seen;
 
 	become_nobody();
+	/* In a child of an armed process this read waits until the agent has put the
+	 * nonce there that tells which FORK event was ours. */
+	h.nonce = *(volatile uint64_t *)(fp_area + FP_AREA_ANCHOR);
 	/* An agent that dies in the middle of a hand-off leaves it to the next one,
 	 * which closes the socket: begin again. */
 	for (int tries = 1; dial(&h) || hand_off(&h) || set_up(&h); tries++) {

@@ -27,7 +27,7 @@ import (
 )
 
 // patience is how long anything may take: the machine may be busy.
-const patience = 60 * time.Second
+const patience = 30 * time.Second
 
 // Where the guest's pages are. Policies that name it leave the guest's stacks and
 // its libc alone, so that only what a test asks for is far.

@@ -393,11 +393,8 @@ func (e *Engine) forked(p *process, ev *state.Event) error {
 	c.ranges = append(ranges(nil), p.ranges...)
 	c.rescan = append(ranges(nil), p.rescan...)
 	c.unscanned = len(c.rescan) > 0
-	page := e.buf[:space.PageSize]
-	clear(page)
-	binary.LittleEndian.PutUint64(page, c.rec.Nonce)
 	// EEXIST: done before a crash. ESRCH: the child is gone already; sweep sees it.
-	if _, errno := uffd.Copy(c.uffd(), c.rec.Area+handoff.AreaAnchor, page, 0); errno != 0 && errno != syscall.EEXIST && errno != syscall.ESRCH {
+	if errno := e.mark(c); errno != 0 && errno != syscall.EEXIST && errno != syscall.ESRCH {
 		e.warn("nonce", "mark a child of pid %d: %v", p.rec.Pid, errno)
 	}
 	e.protect(p, c)

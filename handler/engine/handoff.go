@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -33,8 +34,8 @@ type conn struct {
 	proc  *process
 }
 
-// accept takes in connections of this container's socket: whoever connects is in
-// this container, whatever it says.
+// accept takes in connections of this container's socket. Who it is says the
+// kernel, and identify proves.
 func (e *Engine) accept() {
 	for {
 		fd, _, err := unix.Accept4(e.listener, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
@@ -102,7 +103,7 @@ func (e *Engine) refuse(c *conn, err error) {
 	delete(e.conns, c.index)
 	if !errors.Is(err, errHungUp) {
 		e.mem.Header.Counters.ProtocolErrors++
-		e.log.Warnf("hand-off of pid %d (%s) failed: %v", c.pid, target.Command(c.pid), err)
+		e.warn("hand-off", "hand-off of pid %d (%s) failed: %v", c.pid, target.Command(c.pid), err)
 	}
 	if p := c.proc; p != nil {
 		// It may begin again; a new process of which nothing is registered yet
@@ -184,11 +185,25 @@ func (e *Engine) adopt(c *conn, fd int) error {
 			return fmt.Errorf("register the helper's area %#x: %w", r.start, errno)
 		}
 	}
+	p.rec.Nonce = randomNonce()
+	if errno := e.mark(p); errno != 0 {
+		e.undo(p)
+		return fmt.Errorf("mark the helper's area %#x: %w", area, errno)
+	}
 	if err := e.enter(p); err != nil {
 		e.undo(p)
 		return err
 	}
 	return e.open(c, p)
+}
+
+// mark puts the process's nonce into its anchor page.
+func (e *Engine) mark(p *process) syscall.Errno {
+	page := e.buf[:space.PageSize]
+	clear(page)
+	binary.LittleEndian.PutUint64(page, p.rec.Nonce)
+	_, errno := uffd.Copy(p.uffd(), p.rec.Area+handoff.AreaAnchor, page, 0)
+	return errno
 }
 
 // adoptChild finds the forked child whose nonce the helper has read.
@@ -212,7 +227,7 @@ func (e *Engine) open(c *conn, p *process) error {
 	c.proc = p
 	p.rec.SockFD = int32(c.fd)
 	p.rec.HelperTid = c.hello.Tid
-	if err := e.identify(p, c.pid); err != nil {
+	if err := e.identify(p, c.pid, p.rec.Nonce); err != nil {
 		return err
 	}
 	if handoff.Gone(c.fd) {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"encoding/binary"
 	"fmt"
 	"time"
 
@@ -28,6 +29,7 @@ type process struct {
 	batch       []int // ring slots read and not applied
 	deferred    []fault
 	ranges      ranges // what is registered
+	keepOut     ranges // what must never be registered
 	refusedAt   ranges // what the kernel would not register
 	unarmed     bool   // its helper waits for the end of the hand-off
 	unprotected bool   // to be write-protected, after a fork
@@ -83,26 +85,31 @@ func (e *Engine) enter(p *process) error {
 	return e.poller.add(p.uffd(), source{kindUffd, p.tag, int32(p.index)})
 }
 
-// identify opens what is looked at from outside. The helper at the other end of
-// the socket must be alive afterwards: then all of it is of the helper's memory.
-func (e *Engine) identify(p *process, pid int) error {
-	dir := fmt.Sprintf("/proc/%d/", pid)
-	open := func(name string, flags int) (int32, error) {
-		fd, err := unix.Open(dir+name, flags|unix.O_CLOEXEC, 0)
+// identify opens what is looked at from outside, by the pid of the peer. A pid is
+// only a number: that it is the memory of this userfaultfd is proved by the mark in
+// its anchor page, which only the agent puts there, through the userfaultfd. The
+// helper at the other end of the socket must be alive afterwards: then none of the
+// files was opened after an exec.
+func (e *Engine) identify(p *process, pid int, mark uint64) error {
+	dir, err := unix.Open(fmt.Sprintf("/proc/%d", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open /proc/%d: %w", pid, err)
+	}
+	defer closeQuiet(dir) // names one process for good, whatever becomes of its pid
+	for _, f := range []struct {
+		name string
+		fd   *int32
+	}{{"mem", &p.rec.MemFD}, {"pagemap", &p.rec.PagemapFD}, {"maps", &p.rec.MapsFD}} {
+		fd, err := unix.Openat(dir, f.name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return -1, fmt.Errorf("open %s%s: %w", dir, name, err)
+			return fmt.Errorf("open /proc/%d/%s: %w", pid, f.name, err)
 		}
-		return int32(fd), nil
+		*f.fd = int32(fd)
 	}
-	var err error
-	if p.rec.PagemapFD, err = open("pagemap", unix.O_RDONLY); err != nil {
-		return err
-	}
-	if p.rec.MemFD, err = open("mem", unix.O_RDONLY); err != nil {
-		return err
-	}
-	if p.rec.MapsFD, err = open("maps", unix.O_RDONLY); err != nil {
-		return err
+	var word [8]byte
+	n, err := unix.Pread(int(p.rec.MemFD), word[:], int64(p.rec.Area+handoff.AreaAnchor))
+	if err != nil || n != len(word) || binary.LittleEndian.Uint64(word[:]) != mark {
+		return fmt.Errorf("%w: pid %d is not the process whose userfaultfd it is", handoff.ErrMessage, pid)
 	}
 	p.rec.Pid, p.rec.Start = int32(pid), target.StartTime(pid)
 	p.set(state.FlagIdentified)

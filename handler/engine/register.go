@@ -25,7 +25,9 @@ func (e *Engine) watch(p *process, full bool) {
 	if p.unscanned {
 		e.rescan(p)
 	}
-	if !full {
+	if full {
+		p.refusedAt = p.refusedAt[:0] // what was refused once is tried again
+	} else {
 		if p.statm < 0 {
 			return
 		}
@@ -48,6 +50,7 @@ func (e *Engine) register(p *process) {
 		return
 	}
 	var todo ranges
+	p.keepOut = p.keepOut[:0]
 	libc := uint64(0) // end of the last mapping of libc or the loader
 	err = target.Maps(text, func(v target.VMA) {
 		if v.File {
@@ -58,6 +61,7 @@ func (e *Engine) register(p *process) {
 		}
 		if v.Start == libc {
 			libc = v.End // its .bss: musl's TID word is there
+			p.keepOut.add(v.Start, v.End)
 			return
 		}
 		if v.Shared || !eligible(v.Name) {
@@ -77,6 +81,9 @@ func (e *Engine) register(p *process) {
 // registerAll registers ranges and looks which of their pages are there already.
 func (e *Engine) registerAll(p *process, todo ranges) {
 	todo.remove(p.rec.Area, p.rec.Area+handoff.AreaBytes)
+	for _, r := range p.keepOut {
+		todo.remove(r.start, r.end)
+	}
 	for _, r := range todo {
 		if p.refusedAt.covers(r.start, r.end) {
 			continue
