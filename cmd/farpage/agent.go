@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"time"
 
@@ -90,6 +91,9 @@ func (f *agentFlags) config(c *cobra.Command) (config.Config, error) {
 			return cfg, err
 		}
 	}
+	if dir := os.Getenv(privateDirVariable); f.private && dir != "" {
+		cfg.SocketDir, cfg.StateDir = dir, filepath.Join(dir, "state")
+	}
 	if given("socket-dir") {
 		cfg.SocketDir = f.flags.SocketDir
 	}
@@ -138,6 +142,7 @@ func newLogger(cfg config.Config) (*logrus.Logger, error) {
 func runAgent(cfg config.Config, private bool) error {
 	// The heap is small and steady; collecting it rarely keeps pauses rare.
 	debug.SetGCPercent(400)
+	unix.Umask(0o022) // containers read what we write for them
 	log, err := newLogger(cfg)
 	if err != nil {
 		return err

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"debug/elf"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -235,7 +237,8 @@ func startPrivate(storeURL string) (*privateAgent, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &privateAgent{id: filepath.Base(base), dir: base, client: api.NewClientIn(base)}
+	// The id is the short, public part of the name.
+	p := &privateAgent{id: filepath.Base(base)[:len("run-")+8], dir: base, client: api.NewClientIn(base)}
 	p.start = func() (*exec.Cmd, error) { return p.spawn(self, storeURL) }
 	c, err := p.start()
 	if err != nil {
@@ -282,9 +285,10 @@ func (p *privateAgent) spawn(self, storeURL string) (*exec.Cmd, error) {
 	}
 	defer null.Close()
 	c := &exec.Cmd{
-		Path: self, Args: []string{"farpage", "agent", "--private", "--socket-dir", p.dir, "--state-dir", filepath.Join(p.dir, "state"), "--store", storeURL},
+		Path: self, Args: []string{"farpage", "agent", "--private", "--store", storeURL},
 		Dir: "/", Stdin: null, Stdout: log, Stderr: log,
-		Env:         []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
+		// Everybody can read a command line, only root this environment.
+		Env:         []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", privateDirVariable + "=" + p.dir},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
 	if err := closeOnExec(c.Start); err != nil {
@@ -314,12 +318,17 @@ func (p *privateAgent) supervise() {
 	}
 }
 
-// runFolder makes a folder that a library can be mapped from: /run is mounted
-// noexec on some hosts.
+// privateDirVariable tells a private agent its folder.
+const privateDirVariable = "FARPAGE_PRIVATE_DIR"
+
+// runFolder makes a folder that a library can be mapped from (/run is mounted noexec
+// on some hosts) and that nobody can guess: programs of the run reach it as whatever
+// user they become, others on the host must not.
 func runFolder() (string, error) {
 	var errs error
-	for _, parent := range []string{api.DefaultSocketDir, "/var/lib/farpage", "/var/tmp"} {
-		if err := os.MkdirAll(parent, 0o755); err != nil {
+	for _, parent := range []string{api.DefaultSocketDir, "/var/lib/farpage"} {
+		// Not to be listed: the name of a run's folder is its key.
+		if err := errors.Join(os.MkdirAll(parent, 0o711), os.Chmod(parent, 0o711)); err != nil {
 			errs = errors.Join(errs, err)
 			continue
 		}
@@ -328,12 +337,16 @@ func runFolder() (string, error) {
 			errs = errors.Join(errs, err, fmt.Errorf("%s is mounted noexec", parent))
 			continue
 		}
-		dir, err := os.MkdirTemp(parent, "run-")
-		if err == nil {
-			// The command may run as another user; the state folder is closed.
-			return dir, os.Chmod(dir, 0o755)
+		var key [16]byte
+		if _, err := rand.Read(key[:]); err != nil {
+			return "", err
 		}
-		errs = errors.Join(errs, err)
+		dir := filepath.Join(parent, "run-"+hex.EncodeToString(key[:]))
+		if err := os.Mkdir(dir, 0o711); err != nil {
+			errs = errors.Join(errs, err)
+			continue
+		}
+		return dir, os.Chmod(dir, 0o711) // whatever our umask is
 	}
 	return "", fmt.Errorf("no folder for the run's files: %w", errs)
 }

@@ -56,9 +56,10 @@ type Agent struct {
 
 // container is one that the agent knows; engine is nil when it could not be set up.
 type container struct {
-	engine *engine.Engine
-	req    api.AddRequest
-	start  uint64
+	engine  *engine.Engine
+	req     api.AddRequest
+	start   uint64
+	reasons reasons
 }
 
 // Start takes over from a dead agent of the same state folder, or starts anew. It
@@ -73,8 +74,16 @@ func Start(o Options) (*Agent, error) {
 			return nil, fmt.Errorf("make the folder %s: %w", dir, err)
 		}
 	}
-	if err := os.Chmod(o.Config.StateDir, 0o700); err != nil {
-		return nil, err
+	closed := []string{o.Config.StateDir}
+	if !o.Private {
+		// Containers have their folders mounted; on the host nobody else may reach
+		// a hand-off socket. The folder of a run has a name that nobody can guess.
+		closed = append(closed, a.containerDir(""))
+	}
+	for _, dir := range closed {
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return nil, err
+		}
 	}
 	old, alive, err := keeper.Read(o.Config.StateDir)
 	if err != nil {
@@ -182,6 +191,11 @@ func (a *Agent) keep(mark int) error {
 	if err := keeper.Publish(a.opts.Config.StateDir, a.record); err != nil {
 		return err
 	}
+	if !a.opts.Private {
+		if err := keeper.Isolate(pid); err != nil {
+			a.log.Warn(err)
+		}
+	}
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", mark))
 	if err == nil {
 		keeper.EndStrays(path, pid)
@@ -276,7 +290,10 @@ func (a *Agent) giveUp(c *container) {
 		return
 	}
 	delete(a.containers, c.req.ID) // before its engine ends: nobody else closes it
-	c.engine.Abandon()
+	if err := c.engine.Abandon(); err != nil {
+		a.log.Errorf("container %s: %v; what it has stays until the agent ends", c.req.ID, err)
+		return
+	}
 	a.root.Remove(c.engine.StateFD())
 	if err := c.engine.Close(); err != nil {
 		a.log.Warnf("container %s: %v", c.req.ID, err)
@@ -425,11 +442,19 @@ func (c *container) stats() (api.Container, bool) {
 		}}
 		return s, target.StartTime(c.req.Pid) == c.start
 	}
-	ok := c.engine.Do(func() { s = c.engine.Stats() })
-	if ok {
-		unmanaged(c, &s)
+	s, err := engine.Ask(c.engine, c.engine.Stats)
+	switch {
+	case errors.Is(err, engine.ErrStalled):
+		s.Schema, s.ID, s.Name = 1, c.req.ID, c.req.Name
+		s.ProcessList = []api.Process{{
+			Pid: c.req.Pid, Command: target.Command(c.req.Pid), State: "managed", Reason: err.Error(),
+		}}
+		return s, true
+	case err != nil:
+		return s, false
 	}
-	return s, ok
+	c.unmanaged(&s)
+	return s, true
 }
 
 // Get returns one container.
@@ -470,11 +495,8 @@ func (a *Agent) Evict(ctx context.Context, id string, req api.EvictRequest) (api
 	}
 	ctx, cancel := context.WithTimeout(ctx, evictWait)
 	defer cancel()
-	n, ok := c.engine.EvictAndWait(ctx, pages)
-	if !ok {
-		return api.EvictReply{}, fmt.Errorf("container %q has just ended", id)
-	}
-	return api.EvictReply{EvictedPages: n}, nil
+	n, err := c.engine.EvictAndWait(ctx, pages)
+	return api.EvictReply{EvictedPages: n}, err
 }
 
 // Set changes a container's budget and far limit.
@@ -501,12 +523,9 @@ func (a *Agent) Set(id string, req api.SetRequest) (api.Container, error) {
 	if p, err = a.opts.Config.Apply(p); err != nil {
 		return api.Container{}, fmt.Errorf("%w: %w", ErrPolicy, err)
 	}
-	var serr error
-	if !c.engine.Do(func() { serr = c.engine.SetPolicy(p) }) {
-		return api.Container{}, fmt.Errorf("container %q has just ended", id)
-	}
-	if serr != nil {
-		return api.Container{}, serr
+	refused, err := engine.Ask(c.engine, func() error { return c.engine.SetPolicy(p) })
+	if err = errors.Join(refused, err); err != nil {
+		return api.Container{}, err
 	}
 	a.log.Infof("container %s: budget %d MiB, far limit %d", c.req.ID, p.LocalBytes>>20, p.FarBytes)
 	return a.Get(c.req.ID)
@@ -537,7 +556,9 @@ func (a *Agent) Stop() error {
 			}
 			_ = os.RemoveAll(a.containerDir(id))
 		default:
-			c.engine.Abandon()
+			if err := c.engine.Abandon(); err != nil {
+				a.log.Warnf("container %s: %v", id, err)
+			}
 			left++
 		}
 	}
@@ -548,7 +569,9 @@ func (a *Agent) Stop() error {
 	keeper.End(a.record.Pid, a.record.Start)
 	err := keeper.Remove(a.opts.Config.StateDir)
 	if a.opts.Private {
-		return errors.Join(err, os.RemoveAll(a.opts.Config.SocketDir))
+		err = errors.Join(err, os.RemoveAll(a.opts.Config.SocketDir))
+		_ = os.Remove(api.DefaultSocketDir) // only if nothing else is in it
+		return err
 	}
 	for _, dir := range []string{a.containerDir(""), a.opts.Config.StateDir, a.opts.Config.SocketDir} {
 		_ = os.Remove(dir) // only if nothing else is in it

@@ -163,7 +163,9 @@ func (c *container) end() {
 	if s := c.stats(); s.FarBytes != 0 {
 		c.t.Errorf("%d bytes are far and no process is left", s.FarBytes)
 	}
-	c.engine.Abandon()
+	if err := c.engine.Abandon(); err != nil {
+		c.t.Fatal(err)
+	}
 	if err := c.engine.Close(); err != nil {
 		c.t.Error(err)
 	}
@@ -174,8 +176,9 @@ func (c *container) end() {
 
 func (c *container) stats() (s api.Container) {
 	c.t.Helper()
-	if !c.engine.Do(func() { s = c.engine.Stats() }) {
-		c.t.Fatal("the engine has ended by itself")
+	s, err := engine.Ask(c.engine, c.engine.Stats)
+	if err != nil {
+		c.t.Fatal(err)
 	}
 	return s
 }
@@ -199,9 +202,12 @@ func (c *container) evict(n int64) {
 	// A mapping is registered, and its pages are found, when it is looked at next.
 	var sum int64
 	c.within(fmt.Sprintf("%d pages evicted", n), func() bool {
-		got, ok := c.engine.EvictAndWait(ctx, -1)
+		got, err := c.engine.EvictAndWait(ctx, -1)
+		if err != nil {
+			c.t.Error(err)
+		}
 		sum += got
-		return !ok || sum >= n
+		return err != nil || sum >= n
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -162,7 +163,7 @@ func prepare(cfg Config, mem *state.Memory, st store.Store, device int, log *log
 }
 
 // SetPolicy changes the budget and the far limit; the next turn acts on it. To be
-// called through Do.
+// called through Ask.
 func (e *Engine) SetPolicy(p policy.Policy) error {
 	cfg := e.cfg
 	cfg.Policy = p
@@ -219,23 +220,37 @@ func (e *Engine) StateFD() int { return e.mem.FD }
 // Ended is closed when Run has returned.
 func (e *Engine) Ended() <-chan struct{} { return e.ended }
 
-// Do runs f on the engine's thread and waits for it; false when the engine has
-// ended.
-func (e *Engine) Do(f func()) bool {
-	done := make(chan struct{})
+// ErrEnded says that an engine has ended: its container is gone.
+var ErrEnded = errors.New("the container has just ended")
+
+// ErrStalled says that an engine does not answer: its container has made it wait in
+// a system call. Nobody else is held up by that.
+var ErrStalled = errors.New("the container's engine does not answer: the container keeps it waiting in a system call")
+
+// askWait is how long an engine may take to answer.
+const askWait = 5 * time.Second
+
+// Ask runs f on the engine's thread and returns its result.
+func Ask[T any](e *Engine, f func() T) (T, error) {
+	result := make(chan T, 1)
+	var none T
 	e.mu.Lock()
 	if e.closed {
 		e.mu.Unlock()
-		return false
+		return none, ErrEnded
 	}
-	e.todo = append(e.todo, func() { f(); close(done) })
+	e.todo = append(e.todo, func() { result <- f() })
 	e.mu.Unlock()
 	e.poller.wake()
+	late := time.NewTimer(askWait)
+	defer late.Stop()
 	select {
-	case <-done:
-		return true
+	case r := <-result:
+		return r, nil
 	case <-e.ended:
-		return false
+		return none, ErrEnded
+	case <-late.C:
+		return none, ErrStalled
 	}
 }
 

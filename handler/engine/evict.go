@@ -441,20 +441,27 @@ func (e *Engine) inherited(p *process, addr uint64) bool {
 	return !p.wiped.overlaps(addr, addr+1)
 }
 
-// EvictAndWait evicts n pages (n < 0: all that can be) and says how many went;
-// false when the engine has ended. From any goroutine.
-func (e *Engine) EvictAndWait(ctx context.Context, n int64) (int64, bool) {
-	var before, now uint64
-	ok := e.Do(func() { before = e.mem.Header.Counters.Evicted; e.Evict(n) })
-	for left := true; ok && left && ctx.Err() == nil; {
+// EvictAndWait evicts n pages (n < 0: all that can be) and says how many went. From
+// any goroutine.
+func (e *Engine) EvictAndWait(ctx context.Context, n int64) (int64, error) {
+	before, err := Ask(e, func() uint64 {
+		e.Evict(n)
+		return e.mem.Header.Counters.Evicted
+	})
+	type progress struct {
+		evicted uint64
+		left    bool
+	}
+	now := progress{before, true}
+	for err == nil && now.left && ctx.Err() == nil {
 		time.Sleep(time.Millisecond)
-		ok = e.Do(func() {
-			now = e.mem.Header.Counters.Evicted
-			left = e.forced > 0
+		now, err = Ask(e, func() progress {
+			left := e.forced > 0
 			for _, p := range e.live {
 				left = left || p.running()
 			}
+			return progress{e.mem.Header.Counters.Evicted, left}
 		})
 	}
-	return int64(now - before), ok
+	return int64(now.evicted - before), err
 }

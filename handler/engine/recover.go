@@ -2,6 +2,7 @@ package engine
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sort"
 
@@ -246,9 +247,13 @@ func (e *Engine) WakeAll() {
 }
 
 // Abandon ends Run without giving anything up: the keeper holds it all.
-func (e *Engine) Abandon() {
-	e.Do(func() { e.stop = true })
+func (e *Engine) Abandon() error {
+	_, err := Ask(e, func() struct{} { e.stop = true; return struct{}{} })
+	if errors.Is(err, ErrStalled) {
+		return err
+	}
 	<-e.ended
+	return nil
 }
 
 // Close gives up what an ended engine has. Preconditions: Run has returned.

@@ -6,7 +6,7 @@ import (
 	"github.com/farpage/farpage/handler/state"
 )
 
-// Stats returns the container's statistics. To be called through Do.
+// Stats returns the container's statistics. To be called through Ask.
 func (e *Engine) Stats() api.Container {
 	c := &e.mem.Header.Counters
 	out := api.Container{Stats: api.Stats{

@@ -214,6 +214,7 @@ func End(pid int, start uint64) {
 	_ = unix.Kill(pid, unix.SIGKILL)
 	// It is our child or init's; wait for it if it is ours.
 	_, _ = unix.Wait4(pid, nil, unix.WALL, nil)
+	removeCgroups()
 }
 
 // EndStrays ends keepers of this state folder other than `but`: an agent that died

@@ -1,0 +1,191 @@
+package engine_test
+
+import (
+	"context"
+	"os"
+	"testing"
+)
+
+func TestProcessThatExecsAgainAndAgainLeavesNothingOfItsFormerMemories(t *testing.T) {
+	c := newContainer(t, memory(t))
+	stop := c.keepEvicting()
+	c.start("exec", "10").wait()
+	stop()
+	c.within("no process is left", func() bool { return c.stats().Processes.Managed == 0 })
+	s := c.stats()
+	if s.Execs != 10 || s.Processes.Exited != 11 {
+		t.Errorf("%d execs and %d memories given up, want 10 and 11", s.Execs, s.Processes.Exited)
+	}
+	if s.FarBytes != 0 {
+		t.Errorf("%d bytes are far", s.FarBytes)
+	}
+	if s.EvictedPages == 0 {
+		t.Error("nothing was evicted")
+	}
+}
+
+func TestChildrenThatExecLeaveTheirParentsMemoryAsItWas(t *testing.T) {
+	c := newContainer(t, memory(t))
+	stop := c.keepEvicting()
+	c.start("forkexec", "10").wait()
+	stop()
+	c.within("no process is left", func() bool { return c.stats().Processes.Managed == 0 })
+	s := c.stats()
+	if s.Forks != 10 || s.FarBytes != 0 {
+		t.Errorf("%d forks, %d bytes far: want 10 and 0", s.Forks, s.FarBytes)
+	}
+	if s.EvictedPages == 0 {
+		t.Error("nothing was evicted")
+	}
+}
+
+// keepEvicting evicts everything over and over until it is stopped.
+func (c *container) keepEvicting() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			if _, err := c.engine.EvictAndWait(ctx, -1); err != nil {
+				c.t.Error(err)
+				return
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+func openFDs(t *testing.T) int {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(fds)
+}
+
+func TestFiftyProcessesLeaveNoDescriptorBehind(t *testing.T) {
+	c := newContainer(t, memory(t))
+	stop := c.keepEvicting()
+	defer stop()
+	one := func(i int) {
+		switch i % 4 {
+		case 0:
+			c.start("forkexec", "2").wait()
+		case 1:
+			c.start("exec", "1").wait()
+		case 2: // dies in the middle
+			g := c.interpreter()
+			g.does("map 100")
+			g.does("write 0 100 1")
+			g.kill()
+		case 3:
+			g := c.interpreter()
+			g.does("map 100")
+			g.does("write 0 100 1")
+			g.right("fork 0 50 50 100 1 1")
+			g.right("vfork 0 100 100 1")
+			g.wait()
+		}
+		c.within("no process is left", func() bool { return c.stats().Processes.Managed == 0 })
+	}
+	for i := range 4 {
+		one(i) // what is opened once stays open
+	}
+	before := openFDs(t)
+	for i := range 50 {
+		one(i)
+	}
+	c.within("as many descriptors as before", func() bool { return openFDs(t) <= before })
+	if s := c.stats(); s.FarBytes != 0 {
+		t.Errorf("%d bytes are far", s.FarBytes)
+	}
+}
+
+func TestContainerThatHasEndedLeavesNoDescriptorBehind(t *testing.T) {
+	st := memory(t)
+	once := func() {
+		t.Run("container", func(t *testing.T) {
+			c := newContainer(t, st)
+			g := c.interpreter()
+			g.does("map 100")
+			g.does("write 0 100 1")
+			c.evict(50)
+		})
+	}
+	once()
+	before := openFDs(t)
+	for range 5 {
+		once()
+	}
+	if n := openFDs(t); n > before {
+		t.Errorf("%d descriptors, %d before", n, before)
+	}
+}
+
+func TestChildHasOfFarMemoryWhatForkGivesIt(t *testing.T) {
+	c := newContainer(t, memory(t), inRegion)
+	g := c.interpreter()
+	g.does("map 400")
+	g.does("write 0 300 1")
+	g.does("wipe 100 200")
+	g.does("dontfork 200 300")
+	for _, far := range []bool{true, false} {
+		for generations := range 3 {
+			if far {
+				c.evict(0)
+			}
+			g.right("fork 0 100 200 300 1 %d", generations)
+			g.right("read 0 300 1")
+		}
+	}
+}
+
+func TestGenerationsOfChildrenWriteTheSameFarPagesEachForItself(t *testing.T) {
+	c := newContainer(t, memory(t))
+	g := c.interpreter()
+	g.does("map 1000")
+	g.does("write 0 600 1")
+	stop := c.keepEvicting()
+	defer stop()
+	for range 10 {
+		g.right("fork 0 600 600 600 1 2")
+		g.right("read 0 600 1")
+	}
+	if s := c.stats(); s.RestoredPages == 0 || s.Forks < 30 {
+		t.Errorf("%d pages came back in %d forks", s.RestoredPages, s.Forks)
+	}
+}
+
+func TestVforkedChildIsServedFromItsParentsFarMemory(t *testing.T) {
+	c := newContainer(t, memory(t), inRegion)
+	g := c.interpreter()
+	g.does("map 400")
+	stop := c.keepEvicting()
+	defer stop()
+	for seed := range 20 {
+		// An even one exits, an odd one execs.
+		g.does("write 0 200 %d", seed+2)
+		g.right("vfork 0 200 300 %d", seed+2)
+		g.right("read 0 200 %d", seed+2)
+		g.right("read 200 300 %d", seed+3)
+	}
+	if s := c.stats(); s.RestoredPages == 0 || s.Forks != 0 {
+		t.Errorf("%d pages came back; %d forks, want 0", s.RestoredPages, s.Forks)
+	}
+}
+
+func TestFreshMemoryWhereFarMemoryWasIsZeros(t *testing.T) {
+	c := newContainer(t, memory(t))
+	g := c.interpreter()
+	g.does("map 64")
+	stop := c.keepEvicting()
+	defer stop()
+	g.right("renew 64 1200")
+	if s := c.stats(); s.EvictedPages < 1000 || s.RestoredPages == 0 {
+		t.Errorf("%d pages were evicted and %d came back", s.EvictedPages, s.RestoredPages)
+	}
+}
