@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"os"
+	"slices"
 	"testing"
 )
 
@@ -58,13 +59,22 @@ func (c *container) keepEvicting() (stop func()) {
 	}
 }
 
-func openFDs(t *testing.T) int {
+// openFDs says what this process's descriptors are of.
+func openFDs(t *testing.T) []string {
 	t.Helper()
 	fds, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return len(fds)
+	var files []string
+	for _, fd := range fds {
+		// The folder's own descriptor is closed by now.
+		if file, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil {
+			files = append(files, file)
+		}
+	}
+	slices.Sort(files)
+	return files
 }
 
 func TestFiftyProcessesLeaveNoDescriptorBehind(t *testing.T) {
@@ -86,7 +96,7 @@ func TestFiftyProcessesLeaveNoDescriptorBehind(t *testing.T) {
 			g := c.interpreter()
 			g.does("map 100")
 			g.does("write 0 100 1")
-			g.right("fork 0 50 50 100 1 1")
+			g.right("fork 0 100 100 100 1 1")
 			g.right("vfork 0 100 100 1")
 			g.wait()
 		}
@@ -99,7 +109,14 @@ func TestFiftyProcessesLeaveNoDescriptorBehind(t *testing.T) {
 	for i := range 50 {
 		one(i)
 	}
-	c.within("as many descriptors as before", func() bool { return openFDs(t) <= before })
+	var after []string
+	c.within("as many descriptors as before", func() bool {
+		after = openFDs(t)
+		return len(after) <= len(before)
+	})
+	if len(after) > len(before) {
+		t.Errorf("descriptors after:\n%q\nbefore:\n%q", after, before)
+	}
 	if s := c.stats(); s.FarBytes != 0 {
 		t.Errorf("%d bytes are far", s.FarBytes)
 	}
@@ -121,8 +138,8 @@ func TestContainerThatHasEndedLeavesNoDescriptorBehind(t *testing.T) {
 	for range 5 {
 		once()
 	}
-	if n := openFDs(t); n > before {
-		t.Errorf("%d descriptors, %d before", n, before)
+	if after := openFDs(t); len(after) > len(before) {
+		t.Errorf("descriptors after:\n%q\nbefore:\n%q", after, before)
 	}
 }
 

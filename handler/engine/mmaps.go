@@ -19,6 +19,12 @@ func (e *Engine) watchMmaps(p *process) {
 		e.warn("perf", "new mappings are found by looking only (%v): budgets are kept less exactly", err)
 		return
 	}
+	if len(e.mmaps) == mmapsMax {
+		// Whoever the oldest told of is found by looking from now on.
+		e.closeMmap(e.mmaps[0])
+		e.mmaps = append(e.mmaps[:0], e.mmaps[1:]...)
+		e.unwatched = true
+	}
 	e.mmaps = append(e.mmaps, m)
 	e.told[p.rec.Pid] = struct{}{}
 	for _, fd := range m.FDs() {
@@ -28,6 +34,10 @@ func (e *Engine) watchMmaps(p *process) {
 		}
 	}
 }
+
+// mmapsMax bounds how many watches a container has: one for each program that was
+// started in it from outside.
+const mmapsMax = 64
 
 // toldMax bounds how many process ids are remembered.
 const toldMax = 1 << 16
@@ -71,10 +81,14 @@ func (e *Engine) registerNew(p *process, start, end uint64) {
 // closeMmaps ends all watches.
 func (e *Engine) closeMmaps() {
 	for _, m := range e.mmaps {
-		for _, fd := range m.FDs() {
-			e.poller.remove(fd)
-		}
-		m.Close()
+		e.closeMmap(m)
 	}
 	e.mmaps = nil
+}
+
+func (e *Engine) closeMmap(m *target.Mmaps) {
+	for _, fd := range m.FDs() {
+		e.poller.remove(fd)
+	}
+	m.Close()
 }

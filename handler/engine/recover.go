@@ -67,6 +67,12 @@ func Recover(cfg Config, mem *state.Memory, st store.Store, device int, log *log
 	if err != nil {
 		return nil, err
 	}
+	named := map[uint32]bool{} // records that a FORK in the ring has taken
+	for i := range mem.Ring {
+		if ev := &mem.Ring[i]; ev.Source != 0 && ev.Child != 0 {
+			named[ev.Child-1] = true
+		}
+	}
 	var roots []uint32
 	for i := range mem.Procs {
 		switch p := &mem.Procs[i]; p.Used {
@@ -74,6 +80,9 @@ func Recover(cfg Config, mem *state.Memory, st store.Store, device int, log *log
 			roots = append(roots, p.Root)
 		case state.ProcForked:
 			p.Root = 0 // its table is made again from the ring
+			if !named[uint32(i)] {
+				p.Used = state.ProcFree // the ring was to name it next
+			}
 		}
 	}
 	e.nodes.Recover(roots)
@@ -120,6 +129,7 @@ func Recover(cfg Config, mem *state.Memory, st store.Store, device int, log *log
 		}
 	}
 	e.reloadRing()
+	e.resident = e.budget // until it is measured
 	return e, nil
 }
 
@@ -148,6 +158,10 @@ func (e *Engine) resume(i int) error {
 	e.resumeCommand(p)
 	if !p.has(state.FlagReady) {
 		e.beginAgain(p)
+	} else if p.rec.SockFD >= 0 {
+		// The dead agent may not have come to say it; a helper that knows does not
+		// look.
+		_ = handoff.Send(int(p.rec.SockFD), handoff.Message{Type: handoff.Armed})
 	}
 	return nil
 }
@@ -240,10 +254,10 @@ func (e *Engine) WakeAll() {
 		}
 		// What is registered is found out again: registering twice does no harm.
 		p.mapped = 0
-		if p.has(state.FlagIdentified) && !p.has(state.FlagHungUp) {
-			e.watchMmaps(p)
-		}
 	}
+	// Threads that are running already cannot be made to tell of their mappings:
+	// these processes are looked at instead.
+	e.unwatched = e.unwatched || len(e.live) > 0
 }
 
 // Abandon ends Run without giving anything up: the keeper holds it all.
