@@ -373,6 +373,9 @@ func (e *Engine) turn() {
 		}
 		for _, p := range e.live {
 			e.watch(p, full)
+			if full {
+				e.leaveAlone(p)
+			}
 		}
 	}
 }

@@ -201,8 +201,8 @@ func TestFreshMemoryWhereFarMemoryWasIsZeros(t *testing.T) {
 	g.does("map 64")
 	stop := c.keepEvicting()
 	defer stop()
-	g.right("renew 64 1200")
-	if s := c.stats(); s.EvictedPages < 1000 || s.RestoredPages == 0 {
+	g.right("renew 64 400")
+	if s := c.stats(); s.EvictedPages < 500 || s.RestoredPages == 0 {
 		t.Errorf("%d pages were evicted and %d came back", s.EvictedPages, s.RestoredPages)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // field finds "name <spaces> number" at the beginning of a line.
@@ -123,4 +125,21 @@ func StartTime(pid int) uint64 {
 		return 0
 	}
 	return n
+}
+
+// Zombie says whether a thread has ended, by an open /proc/PID/task. The first
+// thread of a process stays so until the others have ended too.
+func Zombie(taskDir int, tid int32) bool {
+	fd, err := unix.Openat(taskDir, strconv.Itoa(int(tid))+"/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return true
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var buf [512]byte
+	n, err := unix.Read(fd, buf[:])
+	if err != nil {
+		return true
+	}
+	i := bytes.LastIndexByte(buf[:n], ')')
+	return i >= 0 && i+2 < n && (buf[i+2] == 'Z' || buf[i+2] == 'X')
 }
