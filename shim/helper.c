@@ -81,11 +81,11 @@ static void set_ready(uint32_t value)
 	sys3(SYS_futex, &fp_state()->ready, FUTEX_WAKE_, 1 << 30);
 }
 
-__attribute__((noreturn)) static void leave(void)
+__attribute__((noreturn)) static void leave(uint32_t status)
 {
 	set_ready(FP_GAVE_UP);
 	for (;;)
-		sys1(SYS_exit, 0);
+		sys1(SYS_exit, status);
 }
 
 /* No privilege, no descriptor of the program's, nothing of its folder. */
@@ -383,7 +383,7 @@ __attribute__((noreturn)) void fp_helper(void)
 
 		sys3(SYS_close_range, 0, ~0u, 0);
 		if (tries == HAND_OFF_TRIES)
-			leave();
+			leave(0);
 		sys2(SYS_nanosleep, &pause, 0);
 	}
 	seen = __atomic_load_n(&c->done, __ATOMIC_ACQUIRE);
@@ -393,7 +393,7 @@ __attribute__((noreturn)) void fp_helper(void)
 		uint32_t command = __atomic_load_n(&c->command, __ATOMIC_ACQUIRE);
 
 		if (c->stop)
-			leave();
+			leave(c->stop & 0xff);
 		answer_mail(&h);
 		if (command != seen) {
 			seen = command;

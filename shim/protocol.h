@@ -97,6 +97,7 @@ struct fp_run {
 };
 
 #define FP_RUNS_MAX 64
+#define FP_STOP 0x100u
 
 /*
  * The channel's first page; the data pages follow. Reading events and moving
@@ -114,7 +115,7 @@ struct fp_channel {
 	uint32_t want;		/* agent: send NOTICE when in_ioctl is cleared */
 	uint32_t command_epoch; /* agent */
 	uint32_t run_count;	/* agent */
-	uint32_t stop;		/* agent: the helper shall leave */
+	uint32_t stop;		/* agent: FP_STOP | status: the helper shall exit so */
 	uint32_t step;		/* helper: how far it is, for diagnosis */
 	uint64_t moves;		/* helper: counters, for diagnosis */
 	uint64_t populates;

@@ -49,6 +49,7 @@ type Agent struct {
 
 	mu         sync.Mutex
 	stores     map[string]store.Store // guarded by mu: by URL
+	started    bool                   // guarded by mu: Start has taken over what there was
 	containers map[string]*container  // guarded by mu
 	had        bool                   // guarded by mu: there ever was one
 	empty      chan struct{}          // closed when a private agent has none left
@@ -127,11 +128,19 @@ func Start(o Options) (*Agent, error) {
 	if err := a.keep(mark); err != nil {
 		return nil, err
 	}
+	whole := true
 	for _, mem := range states {
 		if err := a.recover(mem); err != nil {
-			a.log.Errorf("a container cannot be taken over: %v; its processes wait", err)
+			whole = false
+			a.log.Errorf("a container cannot be taken over: %v; its processes wait, its far pages are kept", err)
 		}
 	}
+	if whole {
+		for _, st := range a.stores {
+			st.Recovered()
+		}
+	}
+	a.started = true
 	if alive {
 		keeper.End(old.Pid, old.Start)
 	}
@@ -213,6 +222,9 @@ func (a *Agent) storeAt(url string) (store.Store, error) {
 		return nil, err
 	}
 	a.stores[url] = st
+	if a.started {
+		st.Recovered() // nobody had anything in it
+	}
 	return st, nil
 }
 

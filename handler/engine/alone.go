@@ -16,13 +16,16 @@ func (e *Engine) leaveAlone(p *process) {
 	if err != nil || more || n > 2 {
 		return
 	}
-	living := 0
+	living, status := 0, uint8(0)
 	for _, tid := range tids[:n] {
-		if !target.Zombie(p.task, tid) {
+		ended, s := target.Zombie(p.task, tid)
+		if ended {
+			status = s // the process's, if the last task to end repeats it
+		} else {
 			living++
 		}
 	}
-	if living == 1 {
-		p.pipe.Stop()
+	if n == 2 && living == 1 {
+		p.pipe.Stop(status)
 	}
 }

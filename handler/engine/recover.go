@@ -280,7 +280,7 @@ func (e *Engine) Close() error {
 		closeQuiet(c.fd)
 	}
 	e.closeMmaps()
-	err := e.slots.space.Close()
+	err := e.slots.space.Discard()
 	if e.listener >= 0 {
 		closeQuiet(e.listener)
 	}

@@ -241,12 +241,17 @@ func (m *program) quiet() bool {
 
 // outcomes finds all that memory can be after the events of this window, in
 // whatever order they took effect: what leaves was there, and what arrives finds
-// nothing. The events alone do not always tell which it was.
+// nothing. It stops at two: then the events alone do not tell which it was.
 func (m *program) outcomes() map[string]bool {
-	found := map[string]bool{}
+	found, seen := map[string]bool{}, map[string]bool{}
 	done := make([]bool, len(m.window))
 	var try func(left int, memory map[byte]uint32)
 	try = func(left int, memory map[byte]uint32) {
+		state := fmt.Sprint(done, memory)
+		if seen[state] || len(found) > 1 {
+			return
+		}
+		seen[state] = true
 		if left == 0 {
 			found[fmt.Sprint(memory)] = true
 			return

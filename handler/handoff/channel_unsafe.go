@@ -31,6 +31,9 @@ const (
 	_ = uint(unsafe.Offsetof(channel{}.Runs) - 120)
 )
 
+// stopFlag is FP_STOP.
+const stopFlag = 0x100
+
 // Pipe is the agent's mapping of one process's channel. The other side may write
 // anything at any time: words are read once, bytes are copied before they are
 // looked at.
@@ -144,9 +147,10 @@ func (p *Pipe) Counts() (moves, populates, hidden, dropErrors uint64) {
 		atomic.LoadUint64(&p.c.Hidden), atomic.LoadUint64(&p.c.DropErrors)
 }
 
-// Stop asks the helper to leave.
-func (p *Pipe) Stop() {
-	atomic.StoreUint32(&p.c.Stop, 1)
+// Stop asks the helper to leave with an exit status: that of the last task of a
+// process is the process's.
+func (p *Pipe) Stop(status uint8) {
+	atomic.StoreUint32(&p.c.Stop, stopFlag|uint32(status))
 	p.wake()
 }
 

@@ -127,19 +127,27 @@ func StartTime(pid int) uint64 {
 	return n
 }
 
-// Zombie says whether a thread has ended, by an open /proc/PID/task. The first
-// thread of a process stays so until the others have ended too.
-func Zombie(taskDir int, tid int32) bool {
+// Zombie says whether a thread has ended, by an open /proc/PID/task, and with which
+// status. The first thread of a process stays so until the others have ended too.
+func Zombie(taskDir int, tid int32) (ended bool, status uint8) {
 	fd, err := unix.Openat(taskDir, strconv.Itoa(int(tid))+"/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return true
+		return true, 0
 	}
 	defer func() { _ = unix.Close(fd) }()
-	var buf [512]byte
+	var buf [1024]byte
 	n, err := unix.Read(fd, buf[:])
 	if err != nil {
-		return true
+		return true, 0
 	}
 	i := bytes.LastIndexByte(buf[:n], ')')
-	return i >= 0 && i+2 < n && (buf[i+2] == 'Z' || buf[i+2] == 'X')
+	if i < 0 || i+2 >= n || buf[i+2] != 'Z' && buf[i+2] != 'X' {
+		return false, 0
+	}
+	f := bytes.Fields(buf[i+2 : n])
+	code, err := strconv.Atoi(string(f[len(f)-1])) // exit_code, as wait(2) has it
+	if err != nil {
+		return true, 0
+	}
+	return true, uint8(code >> 8)
 }
