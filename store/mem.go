@@ -74,6 +74,9 @@ func (m *Mem) Open(cfg SpaceConfig) (Space, error) {
 	return newMemSpace(m, cfg), nil
 }
 
+// Recovered has nothing to do: containers have nothing in common here.
+func (m *Mem) Recovered() {}
+
 // Close waits for every Op of every space and ends the workers.
 func (m *Mem) Close() error {
 	m.mu.Lock()

@@ -153,6 +153,9 @@ func (s *MemSpace) Close() error {
 	return nil
 }
 
+// Discard is Close: the arena is its owner's to drop.
+func (s *MemSpace) Discard() error { return s.Close() }
+
 // memObject is an object with the length of what it holds, in bytes.
 type memObject struct {
 	slab.Ref

@@ -41,7 +41,7 @@ func openMem(t testing.TB, arena []byte, release func(offset, length int64) erro
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.MemSpace = space.(*store.MemSpace)
+	m.MemSpace, _ = space.(*store.MemSpace)
 	t.Cleanup(m.close)
 	return m
 }

@@ -19,6 +19,14 @@ func (r *ring[T]) push(v T) {
 	r.waiting++
 }
 
+// peek is what pop would give.
+func (r *ring[T]) peek() (v T, ok bool) {
+	if r.waiting == 0 {
+		return v, false
+	}
+	return r.slots[r.first], true
+}
+
 func (r *ring[T]) pop() (v T, ok bool) {
 	if r.waiting == 0 {
 		return v, false

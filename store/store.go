@@ -60,6 +60,14 @@ type SpaceConfig struct {
 type Store interface {
 	// Open opens the part of one container, new or taken over.
 	Open(SpaceConfig) (Space, error)
+	// Recovered says that every container which had something here when the store
+	// was opened is open by now, with its Live handles: what none of them has is
+	// free. It is to be called once, after OpenURL, by every agent, at once by one
+	// that took nothing over. Where one container could not be opened it must not
+	// be called: its pages stay, and what is stored takes other room. Until then a
+	// store may say ErrFull that has room. Containers opened later have no Live
+	// handles.
+	Recovered()
 	// String is the URL it was opened by.
 	String() string
 	// Close waits for what is under way. No Space may be used afterwards.
@@ -88,4 +96,7 @@ type Space interface {
 	// What is stored stays for the next Open where the place outlives it. It
 	// must not be called from Done.
 	Close() error
+	// Discard is Close for a container that is no more: all that is stored is
+	// freed, also what was reported too late for its Free. Handles need no Free.
+	Discard() error
 }

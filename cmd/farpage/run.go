@@ -60,7 +60,7 @@ command cannot be executed, 127 when it is not found.`,
 	c.Flags().SetInterspersed(false)
 	c.Flags().StringVar(&o.local, "local", "", "how much memory may be resident, for example 256Mi (required)")
 	c.Flags().StringVar(&o.far, "far", "", "how much may be far (default unlimited)")
-	c.Flags().StringVar(&o.store, "store", "mem:", "where far pages live: mem: (compressed RAM)")
+	c.Flags().StringVar(&o.store, "store", "mem:", "where far pages live: mem: (compressed RAM) or file:///PATH?max=SIZE")
 	c.Flags().StringVar(&o.stats, "stats", "", "write statistics (JSON) to this file at the end")
 	return c
 }

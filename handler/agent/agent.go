@@ -578,17 +578,21 @@ func (a *Agent) Stop() error {
 		a.log.Infof("%d containers are left to the keeper (pid %d): their faults wait for the next agent", left, a.record.Pid)
 		return nil
 	}
+	var stores error
+	for _, st := range a.stores {
+		stores = errors.Join(stores, st.Close())
+	}
 	keeper.End(a.record.Pid, a.record.Start)
 	err := keeper.Remove(a.opts.Config.StateDir)
 	if a.opts.Private {
-		err = errors.Join(err, os.RemoveAll(a.opts.Config.SocketDir))
+		err = errors.Join(err, stores, os.RemoveAll(a.opts.Config.SocketDir))
 		_ = os.Remove(api.DefaultSocketDir) // only if nothing else is in it
 		return err
 	}
 	for _, dir := range []string{a.containerDir(""), a.opts.Config.StateDir, a.opts.Config.SocketDir} {
 		_ = os.Remove(dir) // only if nothing else is in it
 	}
-	return err
+	return errors.Join(err, stores)
 }
 
 // Listen makes the control socket, in place of a dead agent's.

@@ -122,12 +122,12 @@ func New(cfg Config, st store.Store, device int, log *logrus.Entry) (*Engine, er
 	}
 	listener, err := handoff.Listen(filepath.Join(cfg.Dir, "sock"))
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, e.slots.space.Discard())
 	}
 	mem.Header.ListenerFD = int32(listener)
 	e.listener = listener
 	if err := e.poller.add(listener, source{kind: kindListener}); err != nil {
-		return nil, err
+		return nil, errors.Join(err, e.slots.space.Discard())
 	}
 	return e, nil
 }

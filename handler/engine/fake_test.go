@@ -31,6 +31,9 @@ func (f *fakeSpace) Free(h store.Handle) {
 func (f *fakeSpace) Bytes() int64 { return int64(len(f.pages)) * store.PageSize }
 func (f *fakeSpace) Close() error { return nil }
 
+// Discard is not called by what is tested with this store.
+func (f *fakeSpace) Discard() error { return nil }
+
 func (f *fakeSpace) TryGet(h store.Handle, page []byte) (bool, error) {
 	return f.tries && copy(page, f.pages[h]) > 0, nil
 }

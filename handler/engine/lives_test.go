@@ -206,3 +206,23 @@ func TestFreshMemoryWhereFarMemoryWasIsZeros(t *testing.T) {
 		t.Errorf("%d pages were evicted and %d came back", s.EvictedPages, s.RestoredPages)
 	}
 }
+
+func TestChildHasThePagesWhereTheyWereWhenItWasForked(t *testing.T) {
+	c := newContainer(t, memory(t))
+	g := c.interpreter()
+	g.does("map 64")
+	g.does("write 0 64 1")
+	stop := c.keepEvicting()
+	defer stop()
+	g.right("forkmove 64 1 300 20") // a pause of 20 microseconds between moves
+}
+
+func TestThreadThatMovesItsMemoryWithoutAPauseGoesOn(t *testing.T) {
+	c := newContainer(t, memory(t))
+	g := c.interpreter()
+	g.does("map 64")
+	g.does("write 0 64 1")
+	c.evict(64)
+	g.does("move 64 5000")
+	g.right("read 0 64 1")
+}

@@ -78,11 +78,20 @@ func (p *poller) close() {
 	_ = unix.Close(p.ep)
 }
 
+// shortWait is the longest sleep for which the thread keeps its P (the Go scheduler's
+// leave to run): giving it up and getting it back costs more than the fault that ends
+// the sleep. The agent has Ps to spare, and the collector's signal ends the sleep.
+const shortWait = 5 * time.Millisecond
+
 // wait sleeps until something is ready, at most d, and tells it. epoll_pwait2
 // (Linux 5.11) takes nanoseconds.
 func (p *poller) wait(d time.Duration, ready func(source, uint32)) {
 	ts := unix.NsecToTimespec(int64(d))
-	n, _, e := syscall.Syscall6(unix.SYS_EPOLL_PWAIT2, uintptr(p.ep), uintptr(unsafe.Pointer(&p.events[0])),
+	sleep := syscall.Syscall6
+	if d <= shortWait {
+		sleep = syscall.RawSyscall6
+	}
+	n, _, e := sleep(unix.SYS_EPOLL_PWAIT2, uintptr(p.ep), uintptr(unsafe.Pointer(&p.events[0])),
 		uintptr(len(p.events)), uintptr(unsafe.Pointer(&ts)), 0, 0)
 	if e != 0 {
 		return

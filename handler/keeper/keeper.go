@@ -154,7 +154,7 @@ func Read(stateDir string) (r Record, ok bool, err error) {
 }
 
 func alive(pid int, start uint64) bool {
-	return pid > 0 && start != 0 && target.StartTime(pid) == start
+	return pid > 0 && start != 0 && target.StartTime(pid) == start && !target.Ended(pid)
 }
 
 // AgentAlive says whether the agent that wrote the record still runs.

@@ -127,6 +127,27 @@ func StartTime(pid int) uint64 {
 	return n
 }
 
+// Ended says whether nothing of a process runs any more: it is gone, or all of its
+// threads are zombies that somebody has yet to wait for.
+func Ended(pid int) bool {
+	dir, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/task", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return true
+	}
+	defer func() { _ = unix.Close(dir) }()
+	tids := make([]int32, 4096)
+	n, more, err := Tasks(dir, tids)
+	if err != nil || more {
+		return err != nil
+	}
+	for _, tid := range tids[:n] {
+		if ended, _ := Zombie(dir, tid); !ended {
+			return false
+		}
+	}
+	return true
+}
+
 // Zombie says whether a thread has ended, by an open /proc/PID/task, and with which
 // status. The first thread of a process stays so until the others have ended too.
 func Zombie(taskDir int, tid int32) (ended bool, status uint8) {

@@ -44,8 +44,10 @@ func Checks() []Check {
 		{"after reopening, pages in use are the same and all else is free", 256, reopen},
 		{"after reopening, pages of every kind are the same", 4096, reopenKinds},
 		{"after reopening, what is not in use needs no room", 256, reopenEmpty},
+		{"after reopening, the last container finds its pages whatever the first did", 256, reopenSeveral},
 		{"Bytes goes up and down", 4096, bytesUpAndDown},
 		{"two containers have nothing in common", 512, twoContainers},
+		{"Discard frees everything", 256, discard},
 		{"Close waits until every Op is reported", 4096, closeWaits},
 		{"unknown handles do no harm", 512, unknownHandles},
 		{"a buffer that is no page is an error", 64, badLength},
@@ -239,10 +241,7 @@ func reopen(p *place) error {
 	for i := 0; i < len(handles); i += 3 {
 		live, livePages = append(live, handles[i]), append(livePages, pages[i])
 	}
-	if err := p.reopen(); err != nil {
-		return err
-	}
-	if c, err = p.container("a", live...); err != nil {
+	if c, err = p.takeOver(live...); err != nil {
 		return err
 	}
 	if err := c.expectAll(live, livePages); err != nil {
@@ -267,12 +266,9 @@ func reopenKinds(p *place) error {
 		return err
 	}
 	for round := range 3 {
-		if err := p.reopen(); err != nil {
-			return err
-		}
 		slices.Reverse(handles)
 		slices.Reverse(pages)
-		if c, err = p.container("a", handles...); err != nil {
+		if c, err = p.takeOver(handles...); err != nil {
 			return err
 		}
 		if err := c.expectAll(handles, pages); err != nil {
@@ -300,10 +296,7 @@ func reopenEmpty(p *place) error {
 	if _, _, err := fillUp(p, c, 6); err != nil {
 		return err
 	}
-	if err := p.reopen(); err != nil {
-		return err
-	}
-	if c, err = p.container("a"); err != nil {
+	if c, err = p.takeOver(); err != nil {
 		return err
 	}
 	if n := c.space.Bytes(); n > empty {
@@ -315,6 +308,74 @@ func reopenEmpty(p *place) error {
 		return fmt.Errorf("reopened without pages: %w", err)
 	}
 	return c.expectAll(handles, pages)
+}
+
+// reopenSeveral is a take-over of two containers in which the first is at work
+// before the second is there. It may find the store full meanwhile.
+func reopenSeveral(p *place) error {
+	ids := []string{"a", "b"}
+	handles, pages := map[string][]store.Handle{}, map[string][][]byte{}
+	for i, id := range ids {
+		c, err := p.container(id)
+		if err != nil {
+			return err
+		}
+		pages[id] = randomPages(p.roomPages/4, uint64(1+i)<<23)
+		if handles[id], err = c.store(pages[id]...); err != nil {
+			return err
+		}
+		// The dead agent had just freed some.
+		for _, h := range handles[id][:8] {
+			c.space.Free(h)
+		}
+		handles[id], pages[id] = handles[id][8:], pages[id][8:]
+	}
+	if err := p.reopen(); err != nil {
+		return err
+	}
+	open := map[string]*container{}
+	for i, id := range ids {
+		c, err := p.container(id, handles[id]...)
+		if err != nil {
+			return err
+		}
+		open[id] = c
+		if err := c.expectAll(handles[id], pages[id]); err != nil {
+			return fmt.Errorf("opened as number %d: %w", i+1, err)
+		}
+		for _, h := range handles[id][:8] {
+			c.space.Free(h)
+		}
+		handles[id], pages[id] = handles[id][8:], pages[id][8:]
+		fresh := randomPages(32, uint64(11+i)<<23)
+		ops, err := c.put(fresh...)
+		if err != nil {
+			return err
+		}
+		for k, op := range ops {
+			switch {
+			case op.Err == nil:
+				handles[id], pages[id] = append(handles[id], op.Handle), append(pages[id], fresh[k])
+			case !errors.Is(op.Err, store.ErrFull):
+				return fmt.Errorf("before Recovered: %w", op.Err)
+			}
+		}
+	}
+	p.store.Recovered()
+	for i, id := range ids {
+		more := randomPages(p.roomPages/8, uint64(21+i)<<23)
+		added, err := open[id].store(more...)
+		if err != nil {
+			return fmt.Errorf("after Recovered: %w", err)
+		}
+		handles[id], pages[id] = append(handles[id], added...), append(pages[id], more...)
+	}
+	for _, id := range ids {
+		if err := open[id].expectAll(handles[id], pages[id]); err != nil {
+			return fmt.Errorf("after Recovered: %w", err)
+		}
+	}
+	return nil
 }
 
 func bytesUpAndDown(p *place) error {
@@ -390,6 +451,33 @@ func twoContainers(p *place) error {
 	}
 	p.containers = []*container{b}
 	return b.expectAll(hb, pagesB)
+}
+
+func discard(p *place) error {
+	a, err := p.container("a")
+	if err != nil {
+		return err
+	}
+	if _, _, err := fillUp(p, a, 14); err != nil {
+		return err
+	}
+	for _, page := range mixedPages(10, 15) { // reported too late
+		a.startPut(page, 0)
+	}
+	if err := a.end("Space.Discard", a.space.Discard); err != nil {
+		return err
+	}
+	p.containers = nil
+	b, err := p.container("b")
+	if err != nil {
+		return err
+	}
+	pages := randomPages(p.roomPages, 1<<24)
+	handles, err := b.store(pages...)
+	if err != nil {
+		return fmt.Errorf("after another container's Discard: %w", err)
+	}
+	return b.expectAll(handles, pages)
 }
 
 func closeWaits(p *place) error {

@@ -211,12 +211,15 @@ func same(how string, h store.Handle, got, want []byte) error {
 }
 
 // close closes the space and says what was wrong with its reports.
-func (c *container) close() error {
-	err := inTime("Space.Close", c.space.Close)
+func (c *container) close() error { return c.end("Space.Close", c.space.Close) }
+
+// end is close in one of the two ways that there are.
+func (c *container) end(what string, f func() error) error {
+	err := inTime(what, f)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if n := len(c.underWay); n > 0 && err == nil {
-		err = fmt.Errorf("container %s: %d Ops are not reported after Close", c.id, n)
+		err = fmt.Errorf("container %s: %d Ops are not reported after %s", c.id, n, what)
 	}
 	return errors.Join(append(c.wrong, err)...)
 }

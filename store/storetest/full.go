@@ -76,9 +76,13 @@ func (s *fullSpace) Free(h store.Handle) {
 	s.Space.Free(h)
 }
 
-func (s *fullSpace) Close() error {
+func (s *fullSpace) Close() error { return s.end(s.Space.Close) }
+
+func (s *fullSpace) Discard() error { return s.end(s.Space.Discard) }
+
+func (s *fullSpace) end(inner func() error) error {
 	s.reporting.Wait()
-	err := s.Space.Close()
+	err := inner()
 	s.count(-s.pages.Load())
 	return err
 }

@@ -103,9 +103,7 @@ func live(p *place, life []step) error {
 				errs = errors.Join(errs, c.expect(one.handle, one.page))
 			}
 		case newAgent:
-			if errs = p.reopen(); errs == nil {
-				c, errs = p.container("a", handles()...)
-			}
+			c, errs = p.takeOver(handles()...)
 		}
 		if errs != nil {
 			return fmt.Errorf("step %d, %v: %w", i, s, errs)

@@ -29,7 +29,11 @@ type place struct {
 
 func newPlace(tb testing.TB, mk Maker, roomPages int) (*place, error) {
 	p := &place{roomPages: roomPages, openStore: mk(tb, roomPages), arenas: map[string][]byte{}}
-	return p, p.open()
+	if err := p.open(); err != nil {
+		return nil, err
+	}
+	p.store.Recovered() // there was nothing
+	return p, nil
 }
 
 func (p *place) open() (err error) {
@@ -54,12 +58,26 @@ func (p *place) close() error {
 	return errors.Join(errs...)
 }
 
-// reopen is what a new agent does.
+// reopen is what a new agent does. The check opens the containers that were there
+// and calls Recovered.
 func (p *place) reopen() error {
 	if err := p.close(); err != nil {
 		return err
 	}
 	return p.open()
+}
+
+// takeOver reopens the place with container a alone.
+func (p *place) takeOver(live ...store.Handle) (*container, error) {
+	if err := p.reopen(); err != nil {
+		return nil, err
+	}
+	c, err := p.container("a", live...)
+	if err != nil {
+		return nil, err
+	}
+	p.store.Recovered()
+	return c, nil
 }
 
 // container opens the part of a container.

@@ -52,6 +52,8 @@ func TestEachBugIsFoundByTheCheckThatIsAboutIt(t *testing.T) {
 		showsOldContent:     {"freed room is used again and never shows old content", life},
 		forgetsWhenReopened: {reopened, "after reopening, pages of every kind are the same", life},
 		leaksWhenReopened:   {reopened, "after reopening, what is not in use needs no room"},
+		handsOutEarly:       {"after reopening, the last container finds its pages whatever the first did"},
+		keepsWhenDiscarded:  {"Discard frees everything"},
 		neverShrinks:        {"Bytes goes up and down"},
 		sharesContainers:    {"two containers have nothing in common"},
 		closesAtOnce:        {"Close waits until every Op is reported"},

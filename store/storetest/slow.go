@@ -144,14 +144,19 @@ func (s *slowSpace) hold(op *store.Op) bool {
 func (s *slowSpace) TryGet(store.Handle, []byte) (bool, error) { return false, nil }
 
 // Close reports what is held and holds nothing from then on.
-func (s *slowSpace) Close() error {
+func (s *slowSpace) Close() error { return s.end(s.Space.Close) }
+
+// Discard does so, too.
+func (s *slowSpace) Discard() error { return s.end(s.Space.Discard) }
+
+func (s *slowSpace) end(inner func() error) error {
 	s.store.mu.Lock()
 	s.closing = true
 	s.store.mu.Unlock()
 	for _, h := range s.store.take(func(h heldGet) bool { return h.space == s }) {
 		h.report()
 	}
-	err := s.Space.Close()
+	err := inner()
 	s.reporting.Wait()
 	return err
 }

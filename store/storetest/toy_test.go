@@ -29,6 +29,8 @@ const (
 	showsOldContent
 	forgetsWhenReopened
 	leaksWhenReopened
+	handsOutEarly
+	keepsWhenDiscarded
 	neverShrinks
 	sharesContainers
 	closesAtOnce
@@ -40,9 +42,10 @@ const (
 
 // toyPlace keeps pages in slots like a file would: it outlives its stores.
 type toyPlace struct {
-	bug   bug
-	slots int
-	parts map[string]map[store.Handle][]byte
+	bug       bug
+	slots     int
+	parts     map[string]map[store.Handle][]byte
+	discarded int // pages that keepsWhenDiscarded keeps
 }
 
 func toyMaker(b bug) Maker {
@@ -57,6 +60,7 @@ type toy struct{ place *toyPlace }
 
 func (t *toy) String() string { return "toy:" }
 func (t *toy) Close() error   { return nil }
+func (t *toy) Recovered()     {}
 
 func (t *toy) Open(cfg store.SpaceConfig) (store.Space, error) {
 	id := cfg.ID
@@ -64,14 +68,22 @@ func (t *toy) Open(cfg store.SpaceConfig) (store.Space, error) {
 		id = "all"
 	}
 	old := t.place.parts[id]
-	s := &toySpace{bug: t.place.bug, slots: t.place.slots, pages: map[store.Handle][]byte{}, done: cfg.Done}
+	s := &toySpace{place: t.place, bug: t.place.bug, slots: t.place.slots - t.place.discarded, pages: map[store.Handle][]byte{}, done: cfg.Done}
 	for h, page := range old {
 		if t.place.bug == leaksWhenReopened || t.place.bug == sharesContainers || slices.Contains(cfg.Live, h) {
 			s.pages[h] = page
 		}
 	}
-	if t.place.bug == forgetsWhenReopened {
+	switch {
+	case t.place.bug == forgetsWhenReopened:
 		clear(s.pages)
+	case t.place.bug == handsOutEarly && cfg.Live != nil:
+		// The pages of the others are as good as overwritten.
+		for other, pages := range t.place.parts {
+			if other != id {
+				clear(pages)
+			}
+		}
 	}
 	if t.place.bug == sharesContainers && old != nil {
 		s.pages = old
@@ -81,6 +93,7 @@ func (t *toy) Open(cfg store.SpaceConfig) (store.Space, error) {
 }
 
 type toySpace struct {
+	place     *toyPlace
 	bug       bug
 	slots     int
 	done      func(*store.Op)
@@ -111,7 +124,7 @@ func (s *toySpace) report(op *store.Op) {
 		op.Tag = 0
 	case closesAtOnce:
 		if op.Write {
-			time.AfterFunc(time.Millisecond, func() { s.done(op) })
+			time.AfterFunc(50*time.Millisecond, func() { s.done(op) })
 			return
 		}
 	}
@@ -210,5 +223,13 @@ func (s *toySpace) Bytes() int64 {
 
 func (s *toySpace) Close() error {
 	s.reporting.Wait()
+	return nil
+}
+
+func (s *toySpace) Discard() error {
+	s.reporting.Wait()
+	if s.bug == keepsWhenDiscarded {
+		s.place.discarded += len(s.pages)
+	}
 	return nil
 }

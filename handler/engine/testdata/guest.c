@@ -240,6 +240,74 @@ static struct found renewed(unsigned long pages, unsigned long rounds)
 	return f;
 }
 
+static volatile int moving;
+static unsigned long moved_pages, moves_pause;
+
+#define AWAY (REGION + (1UL << 36))
+
+static void *move_about(void *unused)
+{
+	unsigned long from = REGION, to = AWAY, swap;
+
+	(void)unused;
+	while (moving) {
+		if (mremap((void *)from, moved_pages * PAGE, moved_pages * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
+			   (void *)to) != (void *)to)
+			fail("mremap");
+		swap = from, from = to, to = swap;
+		if (moves_pause)
+			usleep(moves_pause);
+	}
+	if (from != REGION && mremap((void *)from, moved_pages * PAGE, moved_pages * PAGE,
+				     MREMAP_MAYMOVE | MREMAP_FIXED, (void *)REGION) != (void *)REGION)
+		fail("mremap");
+	return NULL;
+}
+
+/* Forks while another thread moves the pages between two places: a child has them
+ * at one of the two, and they are right there. */
+static struct found forked_moving(unsigned long pages, unsigned long seed, unsigned long forks, unsigned long pause)
+{
+	struct found f = {0, 0, 0}, g;
+	pthread_t thread;
+
+	moved_pages = pages;
+	moves_pause = pause;
+	moving = 1;
+	if (pthread_create(&thread, NULL, move_about, NULL))
+		fail("pthread_create");
+	while (forks-- > 0) {
+		int status = -1;
+		pid_t pid = fork();
+
+		if (pid == 0) {
+			unsigned long off = 0;
+			int here = mapped(0), there = mapped((AWAY - REGION) / PAGE);
+
+			if (here == there)
+				_exit(8);
+			if (there)
+				off = (AWAY - REGION) / PAGE;
+			for (unsigned long i = 0; i < pages; i++)
+				for (unsigned long k = 0; k < PAGE / 8; k += 64)
+					if (page(off + i)[k] != word(i, k, seed))
+						_exit(there ? 7 : 6);
+			_exit(0);
+		}
+		if (pid < 0 || waitpid(pid, &status, 0) != pid)
+			fail("fork");
+		if (status) {
+			f.wrong++;
+			f.first = (unsigned long)status;
+		}
+	}
+	moving = 0;
+	pthread_join(thread, NULL);
+	g = look(0, pages, seed);
+	f.wrong += g.wrong * 1000;
+	return f;
+}
+
 static void advise(unsigned long from, unsigned long to, int advice)
 {
 	if (madvise(page(from), (to - from) * PAGE, advice))
@@ -292,6 +360,17 @@ static void command(char *self, char *line)
 		tell(forked(n[0], n[1], n[2], n[3], n[4], (int)n[5]));
 	} else if (!strcmp(name, "vfork")) {
 		tell(vforked(self, n[0], n[1], n[2], n[3]));
+	} else if (!strcmp(name, "forkmove")) {
+		tell(forked_moving(n[0], n[1], n[2], n[3]));
+	} else if (!strcmp(name, "move")) {
+		void *from = page(0), *to = (void *)AWAY, *swap;
+
+		for (unsigned long i = 0; i < 2 * n[1]; i++) {
+			if (mremap(from, n[0] * PAGE, n[0] * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
+				fail("mremap");
+			swap = from, from = to, to = swap;
+		}
+		puts("ok");
 	} else if (!strcmp(name, "renew")) {
 		tell(renewed(n[0], n[1]));
 	} else {
