@@ -19,6 +19,7 @@ type fault struct {
 	tid   uint32
 	since time.Time
 	held  bool // by the brake
+	asked bool // the store, for this page and those behind it
 }
 
 // outcome of an attempt to serve.
@@ -233,6 +234,10 @@ func (e *Engine) serveFar(p *process, f *fault) outcome {
 		return e.serveZero(p, f, entry)
 	}
 	if err := e.slots.read(entry.Slot(), e.buf[:space.PageSize]); err != nil {
+		if errors.Is(err, errNotYet) && !f.asked {
+			f.asked = true
+			e.fetchAhead(p, f.addr)
+		}
 		return e.unreadable(p, f.addr, entry, err)
 	}
 	want := e.limitAhead(p.ahead(f.addr))
@@ -268,6 +273,19 @@ func (e *Engine) serveFar(p *process, f *fault) outcome {
 		return served
 	}
 	return e.refusal(p, f.addr, entry, errno)
+}
+
+// fetchAhead asks a store that takes its time for the far pages behind addr too: they
+// are there when that page is.
+func (e *Engine) fetchAhead(p *process, addr uint64) {
+	pages := e.limitAhead(p.ahead(addr))
+	for k := 1; k < pages && e.slots.mayFetch(); k++ {
+		next := p.table.Get(addr + uint64(k)*space.PageSize)
+		if next.State() != space.Slot {
+			return
+		}
+		_ = e.slots.read(next.Slot(), e.buf[:space.PageSize]) // what is wrong is seen when it is needed
+	}
 }
 
 // refusal deals with what the kernel said instead of taking a page.

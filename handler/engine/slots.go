@@ -266,6 +266,23 @@ func (s *slots) read(slot uint32, buf []byte) error {
 	return errNotYet
 }
 
+// fetchesMax bounds the pages that were asked for and not given to anybody yet.
+const fetchesMax = 512
+
+// mayFetch says whether a page may be asked for ahead of need. Pages that nobody has
+// come for make room.
+func (s *slots) mayFetch() bool {
+	if len(s.gets) < fetchesMax {
+		return true
+	}
+	for slot, f := range s.gets {
+		if f.done {
+			delete(s.gets, slot)
+		}
+	}
+	return len(s.gets) < fetchesMax
+}
+
 func (s *slots) check(slot uint32, page []byte) error {
 	rec := &s.mem.Slots[slot]
 	if store.Sum(page, s.mem.Header.ID, uint64(slot), rec.Generation) != rec.Sum {

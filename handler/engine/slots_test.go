@@ -375,7 +375,7 @@ func TestSlotsAreFoundAgainFromTheTablesAfterAnAgentsDeath(t *testing.T) {
 	for range 2 {
 		n.drop(stored)
 	}
-	if g.freed[store.Handle(live[0])] != 1 {
+	if g.freed[live[0]] != 1 {
 		t.Errorf("a page with two references was freed %v after both were given up", g.freed)
 	}
 }

@@ -12,9 +12,9 @@ import (
 )
 
 // rightThrough is guest.right while held reads are released.
-func (g *guest) rightThrough(slow *storetest.Slow, format string, args ...any) {
+func (g *guest) rightThrough(slow *storetest.Slow, command string) {
 	g.t.Helper()
-	g.send(format, args...)
+	g.send("%s", command)
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)

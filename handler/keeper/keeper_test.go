@@ -26,7 +26,11 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, os.NewSyscallError("prctl", err))
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	if program.dir != "" {
+		_ = os.RemoveAll(program.dir)
+	}
+	os.Exit(status)
 }
 
 // agent is a process of testdata/keep.
@@ -38,9 +42,9 @@ type agent struct {
 	}
 }
 
-// program is testdata/keep, built as agents are, without cgo: with it (the race
-// detector brings it) a keeper dies at its first SIGCONT, which the kernel then
-// answers by writing to a page that is no longer there (rseq).
+// program is testdata/keep, built as agents are, without cgo: with it (and the race
+// detector brings it) the C library has the kernel write to a page of each thread,
+// which a keeper has unmapped, and it dies at its first SIGCONT.
 var program struct {
 	once sync.Once
 	dir  string
@@ -305,10 +309,10 @@ func TestEndEndsAKeeperAndNobodyElse(t *testing.T) {
 	}
 }
 
-func TestEndEndsTheKeeperOfThisProcessToo(t *testing.T) {
+func TestKeeperWhoseAgentLivesIsEndedToo(t *testing.T) {
 	dir := t.TempDir()
 	a := start(t, "publish", dir)
-	// The agent lives, and its keeper is not waited for by anybody yet.
+	// It is not this process's child: nobody waits for it before its agent ends.
 	r := a.told.Record
 	End(r.Pid, r.Start)
 	within(t, "no longer running", func() bool {

@@ -191,8 +191,8 @@ func TestRingHasItsMemoryFromTheFirstMomentAndNothingElseHas(t *testing.T) {
 	if err := unix.Fstat(a.FD, &before); err != nil {
 		t.Fatal(err)
 	}
-	if max := int64(len(ring)) + 64<<10; before.Blocks*512 > max {
-		t.Errorf("an idle container's state costs %d bytes, more than %d", before.Blocks*512, max)
+	if most := int64(len(ring)) + 64<<10; before.Blocks*512 > most {
+		t.Errorf("an idle container's state costs %d bytes, more than %d", before.Blocks*512, most)
 	}
 	b := open2(t, a.FD)
 	if n, want := present(t, bytesOf(b.Ring)), len(ring)/4096; n != want {
@@ -237,13 +237,21 @@ func TestReleasedMemoryReadsAsZerosAndCostsNothing(t *testing.T) {
 	}
 }
 
-func TestTableOfContainersIsTheSameInASecondMapping(t *testing.T) {
+func newRoot(t *testing.T) *Root {
+	t.Helper()
 	r, err := NewRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(r.FD)
-	defer unix.Munmap(r.b)
+	t.Cleanup(func() {
+		_ = unix.Munmap(r.b)
+		_ = unix.Close(r.FD)
+	})
+	return r
+}
+
+func TestTableOfContainersIsTheSameInASecondMapping(t *testing.T) {
+	r := newRoot(t)
 	for _, fd := range []int{0, 70, 71} { // 0 is a descriptor as others
 		if err := r.Add(fd); err != nil {
 			t.Fatal(err)
@@ -258,7 +266,7 @@ func TestTableOfContainersIsTheSameInASecondMapping(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Munmap(other.b)
+	t.Cleanup(func() { _ = unix.Munmap(other.b) })
 	got := other.StateFDs()
 	slices.Sort(got)
 	if !slices.Equal(got, []int{0, 71, 72}) {
@@ -271,12 +279,7 @@ func TestTableOfContainersIsTheSameInASecondMapping(t *testing.T) {
 }
 
 func TestTableOfContainersSaysWhenItIsFull(t *testing.T) {
-	r, err := NewRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(r.FD)
-	defer unix.Munmap(r.b)
+	r := newRoot(t)
 	for i := range MaxContainers {
 		if err := r.Add(i); err != nil {
 			t.Fatal(err)
@@ -303,12 +306,7 @@ func TestTableOfContainersThatIsNotOursIsRefused(t *testing.T) {
 		{"another version", func(r *Root) error { r.t.Version++; return nil }},
 		{"another size", func(r *Root) error { return unix.Ftruncate(r.FD, int64(rootBytes)+4096) }},
 	} {
-		r, err := NewRoot()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer unix.Close(r.FD)
-		defer unix.Munmap(r.b)
+		r := newRoot(t)
 		if err := c.change(r); err != nil {
 			t.Fatal(err)
 		}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/farpage/farpage/handler/keeper"
 	"github.com/farpage/farpage/handler/target"
@@ -19,7 +20,9 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	select {}
+	for {
+		time.Sleep(time.Hour)
+	}
 }
 
 func run(how, dir string) error {
