@@ -327,7 +327,7 @@ func (g *guest) finds(format string, args ...any) found {
 func (g *guest) right(format string, args ...any) {
 	g.t.Helper()
 	if f := g.finds(format, args...); f != (found{}) {
-		g.t.Errorf("guest (%s): %d wrong pages, %d lost", g.name, f.Wrong, f.Bus)
+		g.t.Errorf("guest (%s): %d wrong pages, %d lost, %#x", g.name, f.Wrong, f.Bus, f.First)
 	}
 }
 

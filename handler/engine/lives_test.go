@@ -214,7 +214,7 @@ func TestChildHasThePagesWhereTheyWereWhenItWasForked(t *testing.T) {
 	g.does("write 0 64 1")
 	stop := c.keepEvicting()
 	defer stop()
-	g.right("forkmove 64 1 300 20") // a pause of 20 microseconds between moves
+	g.right("forkmove 64 1 150 20") // a pause of 20 microseconds between moves
 }
 
 func TestThreadThatMovesItsMemoryWithoutAPauseGoesOn(t *testing.T) {

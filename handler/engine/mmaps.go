@@ -4,6 +4,7 @@ import (
 	"github.com/farpage/farpage/handler/space"
 	"github.com/farpage/farpage/handler/state"
 	"github.com/farpage/farpage/handler/target"
+	"github.com/farpage/farpage/handler/uffd"
 )
 
 // watchMmaps lets the engine hear of what a process maps, unless an ancestor's
@@ -72,8 +73,12 @@ func (e *Engine) registerNew(p *process, start, end uint64) {
 		return // the next look finds it
 	}
 	var todo ranges
-	p.ranges.gaps(start, min(end, probeAddr), func(start, end uint64) {
-		e.within(start, end, func(start, end uint64) { todo.add(start, end) })
+	e.within(start, min(end, probeAddr), func(start, end uint64) {
+		// Also what is believed to be registered: it may have been a hole.
+		p.keepOut.gaps(start, end, func(start, end uint64) {
+			_ = uffd.Register(p.uffd(), start, end-start, registerMode)
+		})
+		p.ranges.gaps(start, end, todo.add)
 	})
 	e.registerAll(p, todo)
 }

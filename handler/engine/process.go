@@ -36,7 +36,8 @@ type process struct {
 	unscanned   bool
 	rescan      ranges // registered, but the scan was not quiet
 	mapped      int64
-	cursor      uint64 // of the clock
+	again       time.Time // when everything was registered anew
+	cursor      uint64    // of the clock
 	streams     [4]stream
 	excluded    map[uint64]struct{}
 	parent      *process

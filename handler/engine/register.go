@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"syscall"
+	"time"
 
 	"github.com/farpage/farpage/handler/handoff"
 	"github.com/farpage/farpage/handler/space"
@@ -40,6 +41,12 @@ func (e *Engine) watch(p *process, full bool) {
 	e.register(p)
 }
 
+// againEvery is how often everything is registered anew, whatever is believed to be:
+// what was told or seen of a mapping may be out of date by the time it is registered,
+// and a hole in it, filled later, would be taken for registered. Registering twice
+// costs next to nothing.
+const againEvery = time.Second
+
 // register walks a process's mappings and registers what is not yet.
 func (e *Engine) register(p *process) {
 	if len(p.batch) > 0 || !e.checkChild(p, space.Limit) {
@@ -49,8 +56,8 @@ func (e *Engine) register(p *process) {
 	if err != nil {
 		return
 	}
-	var todo ranges
-	p.keepOut = p.keepOut[:0]
+	var mapped []span // one by one: what one refuses is not the next one's fault
+	p.keepOut = append(p.keepOut[:0], span{p.rec.Area, p.rec.Area + handoff.AreaBytes})
 	libc := uint64(0) // end of the last mapping of libc or the loader
 	err = target.Maps(text, func(v target.VMA) {
 		if v.File {
@@ -64,23 +71,36 @@ func (e *Engine) register(p *process) {
 			p.keepOut.add(v.Start, v.End)
 			return
 		}
-		if v.Shared || !eligible(v.Name) {
-			return
+		if !v.Shared && eligible(v.Name) {
+			e.within(v.Start, min(v.End, probeAddr), func(start, end uint64) { mapped = append(mapped, span{start, end}) })
 		}
-		p.ranges.gaps(v.Start, min(v.End, probeAddr), func(start, end uint64) {
-			e.within(start, end, func(start, end uint64) { todo.add(start, end) })
-		})
 	})
 	if err != nil {
 		e.warn("maps", "pid %d: %v", p.rec.Pid, err)
 		return
+	}
+	var all, todo ranges
+	for _, m := range mapped {
+		all.add(m.start, m.end)
+	}
+	all.gaps(0, space.Limit, p.ranges.remove) // what is believed to be registered and is not there
+	again := e.now.Sub(p.again) >= againEvery
+	if again {
+		p.again = e.now
+	}
+	for _, m := range mapped {
+		if again {
+			p.keepOut.gaps(m.start, m.end, func(start, end uint64) {
+				_ = uffd.Register(p.uffd(), start, end-start, registerMode) // a refusal is told where it matters
+			})
+		}
+		p.ranges.gaps(m.start, m.end, todo.add)
 	}
 	e.registerAll(p, todo)
 }
 
 // registerAll registers ranges and looks which of their pages are there already.
 func (e *Engine) registerAll(p *process, todo ranges) {
-	todo.remove(p.rec.Area, p.rec.Area+handoff.AreaBytes)
 	for _, r := range p.keepOut {
 		todo.remove(r.start, r.end)
 	}

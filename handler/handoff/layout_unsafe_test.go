@@ -30,7 +30,7 @@ var mirrors = map[string]uint64{
 	"FP_AREA_CHANNEL": AreaChannel, "FP_CHANNEL_BYTES": ChannelBytes, "FP_AREA_BYTES": AreaBytes,
 	"FP_BELL_SILENT": BellSilent, "FP_BELL_RUNG": BellRung, "FP_BELL_RUNG_WAIT": BellRungWait,
 	"FP_PENDING": Pending, "FP_DONE": Done, "FP_STALE": Stale, "FP_PARTIAL": Partial,
-	"FP_RUNS_MAX": RunsMax,
+	"FP_RUNS_MAX": RunsMax, "FP_STOP": stopFlag,
 }
 
 // shimOnly are constants that the agent has no use for.

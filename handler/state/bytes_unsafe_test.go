@@ -20,3 +20,9 @@ func mincore(b, vec []byte) error {
 	}
 	return nil
 }
+
+// extent is where a slice lies in this process.
+func extent[T any](s []T) (start, end uintptr) {
+	start = uintptr(unsafe.Pointer(unsafe.SliceData(s)))
+	return start, start + uintptr(len(s))*unsafe.Sizeof(s[0])
+}

@@ -44,7 +44,7 @@ func TestWhatOneMappingWritesAnotherReads(t *testing.T) {
 		t.Fatalf("a new state begins with %+v", a.Header)
 	}
 	a.Header.Sequence, a.Header.ID, a.Header.Counters.Braked = 7, 8, 9
-	config := bytes.Repeat([]byte("c"), configMax)
+	config := bytes.Repeat([]byte("c"), configMax/2) // there is room for two
 	if err := a.SetConfig(config); err != nil {
 		t.Fatal(err)
 	}
@@ -122,6 +122,41 @@ func TestWhatOneMappingWritesAnotherReads(t *testing.T) {
 	}
 }
 
+func TestPartsOfTheStateDoNotOverlap(t *testing.T) {
+	m := newMemory(t)
+	type part struct {
+		name       string
+		start, end uintptr
+	}
+	var parts []part
+	add := func(name string, start, end uintptr) { parts = append(parts, part{name, start, end}) }
+	start, end := extent(m.mapping[:4096])
+	add("header", start, end)
+	start, end = extent(m.config)
+	add("configuration", start, end)
+	start, end = extent(m.Procs)
+	add("procs", start, end)
+	start, end = extent(m.runs)
+	add("runs", start, end)
+	start, end = extent(m.Ring)
+	add("ring", start, end)
+	start, end = extent(m.Slots)
+	add("slots", start, end)
+	start, end = extent(m.Nodes)
+	add("nodes", start, end)
+	start, end = extent(m.Raw)
+	add("raw buffers", start, end)
+	start, end = extent(m.Arena)
+	add("arena", start, end)
+	_, limit := extent(m.mapping)
+	add("the end", limit, limit)
+	for i := range parts[1:] {
+		if a, b := parts[i], parts[i+1]; a.end > b.start || b.start%8 != 0 {
+			t.Errorf("%s ends at %#x, %s begins at %#x", a.name, a.end, b.name, b.start)
+		}
+	}
+}
+
 func TestStateThatIsNotOursIsRefusedWithTheReason(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -149,20 +184,34 @@ func TestStateThatIsNotOursIsRefusedWithTheReason(t *testing.T) {
 	}
 }
 
-func TestConfigurationThatDoesNotFitIsRefused(t *testing.T) {
+func TestConfigurationIsReplacedAsAWholeAndRefusedWhereItDoesNotFit(t *testing.T) {
 	m := newMemory(t)
-	if err := m.SetConfig([]byte("old")); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.SetConfig(make([]byte, configMax+1)); err == nil {
-		t.Error("it was taken")
-	}
-	if string(m.Config()) != "old" {
-		t.Errorf("configuration %q after one that was refused", m.Config())
+	for _, length := range []int{3, 0, configMax / 2, 17, configMax / 2} {
+		old := bytes.Clone(m.Config())
+		want := bytes.Repeat([]byte{byte(length) + 1}, length)
+		if err := m.SetConfig(make([]byte, configMax/2+1)); err == nil {
+			t.Error("one that does not fit was taken")
+		}
+		if !bytes.Equal(m.Config(), old) {
+			t.Errorf("after one that was refused there are %d bytes, want the %d before", len(m.Config()), len(old))
+		}
+		// What a crash would leave: the new one is there, and not yet in force.
+		before := m.Header.ConfigLen
+		if err := m.SetConfig(want); err != nil {
+			t.Fatal(err)
+		}
+		if got := open2(t, m.FD).Config(); !bytes.Equal(got, want) {
+			t.Errorf("%d bytes, want %d", len(got), length)
+		}
+		after := m.Header.ConfigLen
+		if m.Header.ConfigLen = before; !bytes.Equal(m.Config(), old) {
+			t.Error("the one before was overwritten before the new one was in force")
+		}
+		m.Header.ConfigLen = after
 	}
 	// What is read back is never longer than there is.
 	m.Header.ConfigLen = ^uint32(0)
-	if len(m.Config()) != configMax {
+	if len(m.Config()) > configMax {
 		t.Errorf("a broken length gives %d bytes", len(m.Config()))
 	}
 }
