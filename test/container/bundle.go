@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 
@@ -30,7 +31,7 @@ func spec(cgroupPath string, cfg Config) *specs.Spec {
 			User:            specs.User{UID: UID, GID: GID},
 			Args:            cfg.Args,
 			Env:             append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/home"}, cfg.Env...),
-			Cwd:             "/",
+			Cwd:             path.Join("/", cfg.Cwd),
 			Capabilities:    &specs.LinuxCapabilities{},
 			NoNewPrivileges: true,
 		},

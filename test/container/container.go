@@ -22,6 +22,7 @@ import (
 type Config struct {
 	Args []string // the command; Args[0] is a path inside
 	Env  []string // besides PATH and HOME
+	Cwd  string   // "": /
 
 	Programs []string          // host programs, by name or path: they keep their path inside
 	Files    map[string]string // path inside -> host file, with its libraries

@@ -31,7 +31,26 @@ type Resident struct {
 	Skipped   int           // samples dropped because processes came or went meanwhile
 	LongestUs int64         // the longest time between two samples
 	PeakAfter time.Duration // since Watch
+	PeakParts []Part        // what PeakBytes is the sum of
 	Err       error         // why the last sample failed, if it did
+}
+
+// Part is one process's part of a sample.
+type Part struct {
+	Pid     int
+	Command string
+	Bytes   int64
+}
+
+func (r Resident) String() string {
+	const mib = 1 << 20
+	var text strings.Builder
+	fmt.Fprintf(&text, "%.1f MiB after %.1f s, of %d samples (%d dropped, %d ms apart at most):", float64(r.PeakBytes)/mib,
+		r.PeakAfter.Seconds(), r.Samples, r.Skipped, r.LongestUs/1000)
+	for _, part := range r.PeakParts {
+		fmt.Fprintf(&text, " %s[%d] %.1f", part.Command, part.Pid, float64(part.Bytes)/mib)
+	}
+	return text.String()
 }
 
 // Watch samples every so often, until Stop, the sum of Pss_Anon
@@ -50,7 +69,7 @@ func (w *Watcher) loop(pids func() ([]int, error), every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
-		sample, whole, err := residentBytes(pids)
+		parts, whole, err := sample(pids)
 		now := time.Now()
 		w.mu.Lock()
 		r := &w.result
@@ -62,9 +81,12 @@ func (w *Watcher) loop(pids func() ([]int, error), every time.Duration) {
 			r.LongestUs = max(r.LongestUs, now.Sub(last).Microseconds())
 			last = now
 			r.Samples++
-			r.LastBytes = sample
-			if sample > r.PeakBytes {
-				r.PeakBytes, r.PeakAfter = sample, now.Sub(start)
+			r.LastBytes = 0
+			for _, part := range parts {
+				r.LastBytes += part.Bytes
+			}
+			if r.LastBytes > r.PeakBytes {
+				r.PeakBytes, r.PeakAfter, r.PeakParts = r.LastBytes, now.Sub(start), parts
 			}
 		}
 		w.mu.Unlock()
@@ -90,42 +112,43 @@ func (w *Watcher) Stop() Resident {
 	return w.Seen()
 }
 
-// residentBytes takes one sample. It takes time, and a fork, an exec or an exit in
-// the middle moves a page's share to a process that was read before or after: the
-// page would count for one and a half. So the processes are identified before and
+// sample takes one sample. It takes time, and a fork, an exec or an exit in the
+// middle moves a page's share to a process that was read before or after: the page
+// would count for one and a half. So the processes are identified before and
 // after; whole says that they stayed the same in one of a few tries.
-func residentBytes(pids func() ([]int, error)) (sum int64, whole bool, err error) {
+func sample(pids func() ([]int, error)) (parts []Part, whole bool, err error) {
 	for range 4 {
 		before, err := identify(pids)
 		if err != nil {
-			return 0, false, err
+			return nil, false, err
 		}
-		sum = 0
+		parts = make([]Part, 0, len(before))
 		for i, p := range before {
 			if sharesMemory(p, before[:i]) {
 				continue
 			}
 			bytes, err := pssAnonBytes(p.pid)
 			if err != nil {
-				return 0, false, err
+				return nil, false, err
 			}
-			sum += bytes
+			parts = append(parts, Part{Pid: p.pid, Command: p.command, Bytes: bytes})
 		}
 		after, err := identify(pids)
 		if err != nil {
-			return 0, false, err
+			return nil, false, err
 		}
 		if slices.Equal(before, after) {
-			return sum, true, nil
+			return parts, true, nil
 		}
 	}
-	return sum, false, nil
+	return parts, false, nil
 }
 
 // process tells a process's memory from the one that its pid had before an exec,
 // and from another process of the same pid.
 type process struct {
 	pid        int
+	command    string
 	startTime  string // fields 22 and 28 of /proc/PID/stat
 	startStack string
 }
@@ -145,14 +168,15 @@ func identify(pids func() ([]int, error)) ([]process, error) {
 			return nil, fmt.Errorf("identify process: %w", err)
 		}
 		// The name, field 2, may hold blanks and brackets.
-		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+		open, closed := bytes.IndexByte(text, '('), bytes.LastIndexByte(text, ')')
+		fields := strings.Fields(string(text[closed+1:]))
 		if len(fields) < 26 {
 			return nil, fmt.Errorf("identify process %d: unexpected stat %q", pid, text)
 		}
 		if state := fields[0]; state == "Z" || state == "X" {
 			continue // has no memory any more
 		}
-		processes = append(processes, process{pid: pid, startTime: fields[22-3], startStack: fields[28-3]})
+		processes = append(processes, process{pid: pid, command: string(text[open+1 : closed]), startTime: fields[22-3], startStack: fields[28-3]})
 	}
 	return processes, nil
 }

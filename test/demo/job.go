@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/farpage/farpage/api"
+	"github.com/farpage/farpage/test/agent"
 	"github.com/farpage/farpage/test/container"
 )
 
@@ -24,8 +25,8 @@ type job struct {
 	values *dataset
 	show   *screen
 
-	agent *agent   // nil: without farpage
-	hook  []string // none: without farpage
+	agent *agent.Agent // nil: without farpage
+	hook  []string     // none: without farpage
 
 	watcher *container.Watcher
 	id      string
@@ -174,7 +175,7 @@ func (j *job) stats(ctx context.Context) (api.Container, error) {
 	if j.agent == nil {
 		return api.Container{}, nil
 	}
-	return j.agent.stats(ctx, j.id)
+	return j.agent.Stats(ctx, j.id)
 }
 
 // follower redraws the line while a job runs and remembers the most that was far.
@@ -193,7 +194,7 @@ func (j *job) follow(ctx context.Context) *follower {
 		for {
 			if j.agent == nil {
 				j.show.resident(j.watcher.Seen().LastBytes)
-			} else if s, err := j.agent.stats(ctx, j.id); err != nil {
+			} else if s, err := j.agent.Stats(ctx, j.id); err != nil {
 				j.show.silent(err)
 			} else {
 				most = max(most, s.FarBytes)

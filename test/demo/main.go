@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/farpage/farpage/test/agent"
 	"github.com/farpage/farpage/test/container"
 )
 
@@ -113,19 +114,19 @@ func (o options) runHalf(ctx context.Context, j *job) (*result, error) {
 	if logFile == "" {
 		logFile = filepath.Join(j.place.sockets, "agent.log")
 	}
-	agent, err := startAgent(ctx, bin, logFile, j.place)
+	served, err := agent.Start(ctx, agent.Config{Bin: bin, Folder: j.place.sockets, LogFile: logFile})
 	if err != nil {
 		return nil, err
 	}
-	defer func() { j.place.leave(agent.stop()) }()
+	defer func() { j.place.leave(served.Stop()) }()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(agent.ended, func() { cancel(errors.New("the agent ended")) })()
-	j.agent = agent
-	j.hook = container.Hook(bin, agent.socketDir)
+	defer context.AfterFunc(served.Ended(), func() { cancel(errors.New("the agent ended")) })()
+	j.agent = served
+	j.hook = container.Hook(bin, served.SocketDir())
 	r, err := j.run(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("%w\nthe agent's log ends with:\n%s", err, agent.log())
+		return nil, fmt.Errorf("%w\nthe agent's log ends with:\n%s", err, served.Log())
 	}
 	return r, nil
 }

@@ -68,10 +68,10 @@ func end(g *group.Group) error {
 func privateDirs(pids []int) []string {
 	var dirs []string
 	for _, pid := range pids {
-		commandLine, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		for argument := range strings.SplitSeq(string(commandLine), "\x00") {
-			if strings.HasPrefix(argument, "/run/farpage/run-") && strings.Count(argument, "/") == 3 {
-				dirs = append(dirs, argument)
+		environment, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		for variable := range strings.SplitSeq(string(environment), "\x00") {
+			if dir, found := strings.CutPrefix(variable, "FARPAGE_PRIVATE_DIR="); found {
+				dirs = append(dirs, dir)
 			}
 		}
 	}

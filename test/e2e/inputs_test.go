@@ -29,10 +29,9 @@ func writeFile(t *testing.T, path string, write func(*bufio.Writer)) {
 }
 
 // writeLargeC writes functions that call each other and give an optimiser much to
-// keep in mind: cc1 -O2 needs about 100 MiB for them.
-func writeLargeC(t *testing.T, path string) {
+// keep in mind: cc1 -O2 needs about 100 MiB for 500 of them.
+func writeLargeC(t *testing.T, path string, functions int) {
 	t.Helper()
-	const functions = 500
 	random := seeded("large.c")
 	writeFile(t, path, func(w *bufio.Writer) {
 		fmt.Fprintf(w, "typedef unsigned long word;\n")
@@ -57,10 +56,10 @@ func writeLargeC(t *testing.T, path string) {
 	})
 }
 
-// writeMixedData writes blocks that cannot be compressed among ones that can.
-func writeMixedData(t *testing.T, path string) {
+// writeMixedData writes blocks of 256 KiB that cannot be compressed among ones that can.
+func writeMixedData(t *testing.T, path string, blocks int) {
 	t.Helper()
-	const blocks, blockBytes = 48, 256 << 10
+	const blockBytes = 256 << 10
 	random := seeded("data")
 	writeFile(t, path, func(w *bufio.Writer) {
 		for block := range blocks {

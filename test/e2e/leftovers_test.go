@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -29,7 +30,7 @@ func (now things) without(before things) things {
 }
 
 func whatIsThere() things {
-	return slices.Concat(processes(), mounts(), socketDirs(), cgroups())
+	return slices.Concat(processes(), mounts(), socketDirs(), files(hostFolders+"*"), cgroups())
 }
 
 // mark is in the environment of all that these tests start, so that a farpage
@@ -64,15 +65,19 @@ func farpageProcesses() []string {
 	return dirs
 }
 
-// socketDirs are those that no living agent was started with.
+// socketDirs are those that no living agent was started with, of these tests or
+// of whoever else runs farpage here.
 func socketDirs() things {
-	var inUse strings.Builder
-	for _, dir := range farpageProcesses() {
-		commandLine, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
-		inUse.Write(commandLine)
+	var pids []int
+	entries, _ := os.ReadDir("/proc")
+	for _, entry := range entries {
+		if pid, err := strconv.Atoi(entry.Name()); err == nil {
+			pids = append(pids, pid)
+		}
 	}
+	inUse := privateDirs(pids)
 	return slices.DeleteFunc(files("/run/farpage/*"), func(thing string) bool {
-		return strings.Contains(inUse.String(), strings.TrimPrefix(thing, "file "))
+		return slices.Contains(inUse, strings.TrimPrefix(thing, "file "))
 	})
 }
 

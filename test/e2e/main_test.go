@@ -1,4 +1,5 @@
-// Package e2e runs programs as they are under bin/farpage and compares: exit
+// Package e2e runs programs as they are under bin/farpage, by `farpage run` and in
+// runc containers with the hook and an agent of the tests' own, and compares: exit
 // status and output as without it, every byte right, the memory that was
 // resident (measured from outside) within the budget, nothing left behind.
 //
@@ -65,7 +66,9 @@ func cleanUpWhenInterrupted(dir string) {
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
 	fmt.Fprintln(os.Stderr, "FAIL:", <-interrupted)
+	containers.closeAll()
 	groups.closeAll()
+	removeHostFolders()
 	// The test that was interrupted may still be about to write there.
 	for range 5 {
 		_ = os.RemoveAll(dir)

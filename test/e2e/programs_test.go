@@ -27,11 +27,39 @@ func guestProgram(name string, arguments ...string) program {
 	}}
 }
 
-func fixed(argv ...string) func(*testing.T) []string {
-	return func(t *testing.T) []string {
+func (p program) named(name string) program {
+	p.name = name
+	return p
+}
+
+func pythonProgram(mib string) program {
+	return program{name: "python", argv: func(t *testing.T) []string {
 		t.Helper()
-		requireProgram(t, argv[0])
-		return argv
+		return append(pythonGuest(t, "pyguest.py"), mib)
+	}}
+}
+
+func gccProgram(functions int) program {
+	return program{
+		name: "gcc", artifact: "large.o",
+		prepare: func(t *testing.T, dir string) { t.Helper(); writeLargeC(t, filepath.Join(dir, "large.c"), functions) },
+		argv: func(t *testing.T) []string {
+			t.Helper()
+			requireProgram(t, "gcc")
+			return []string{"gcc", "-O2", "-c", "large.c", "-o", "large.o"}
+		},
+	}
+}
+
+func xzProgram(blocks int) program {
+	return program{
+		name: "xz", artifact: "data.xz",
+		prepare: func(t *testing.T, dir string) { t.Helper(); writeMixedData(t, filepath.Join(dir, "data"), blocks) },
+		argv: func(t *testing.T) []string {
+			t.Helper()
+			xz := requireProgram(t, "xz")
+			return []string{"sh", "-ec", xz + ` -T2 -3 --block-size=4MiB --keep data; ` + xz + ` -T2 --test data.xz; ` + xz + ` -T2 -dc data.xz | cmp - data; echo the same`}
+		},
 	}
 }
 
@@ -40,7 +68,9 @@ var programs = []program{
 	guestProgram("forktree", "64"),
 	guestProgram("daemonise", "64", "64", "512"),
 	guestProgram("shortforks", "64", "400", "64"),
+	guestProgram("holes", "128"),
 	guestProgram("threadexit", "64", "20"),
+	guestProgram("threadexit", "64", "20", "private").named("threadexit-private"),
 	{
 		name: "vforkdeath", unbounded: "memory is served but not evicted once the process that its helper belonged to was killed",
 		argv: func(t *testing.T) []string {
@@ -51,46 +81,34 @@ var programs = []program{
 	guestProgram("musl-threads8", "128"),
 	guestProgram("musl-forktree", "64"),
 	guestProgram("musl-threadexit", "64", "20"),
-	{name: "python", argv: func(t *testing.T) []string {
-		t.Helper()
-		return append(pythonGuest(t, "pyguest.py"), "200")
-	}},
-	{
-		name: "gcc", artifact: "large.o",
-		prepare: func(t *testing.T, dir string) { t.Helper(); writeLargeC(t, filepath.Join(dir, "large.c")) },
-		argv:    fixed("gcc", "-O2", "-c", "large.c", "-o", "large.o"),
-	},
-	{
-		name: "xz", artifact: "data.xz",
-		prepare: func(t *testing.T, dir string) { t.Helper(); writeMixedData(t, filepath.Join(dir, "data")) },
-		argv: func(t *testing.T) []string {
-			t.Helper()
-			xz := requireProgram(t, "xz")
-			return []string{"sh", "-ec", xz + ` -T2 -3 --block-size=4MiB --keep data; ` + xz + ` -T2 --test data.xz; ` + xz + ` -T2 -dc data.xz | cmp - data; echo the same`}
-		},
-	},
+	pythonProgram("200"),
+	gccProgram(500),
+	xzProgram(48),
 }
 
 func TestProgramDoesTheSameWithThirtyTwoMebibytesLocal(t *testing.T) {
 	requireFarpage(t)
 	for _, program := range programs {
 		t.Run(program.name, func(t *testing.T) {
-			native := program.run(t, startNative)
-			if native.status != 0 {
-				t.Fatalf("exit status %d without farpage\n%s", native.status, native.stderr)
-			}
-			far := program.run(t, startFar)
+			native := program.runNative(t)
+			far := program.run(t, func(dir string) job { return startFar(t, dir, program.argv(t)...) })
 			far.log(t)
-			far.expectSame(t, native.outcome)
-			if !bytes.Equal(far.artifact, native.artifact) {
-				t.Errorf("%s differs from the one written without farpage", program.artifact)
-			}
-			far.expectSound(t)
-			far.expectFar(t)
-			if program.unbounded == "" {
-				far.expectInBudget(t)
-			}
+			program.expectRight(t, far, native)
 		})
+	}
+}
+
+// expectRight says that the program did the same, with its memory far.
+func (p program) expectRight(t *testing.T, far, native programOutcome) {
+	t.Helper()
+	far.expectSame(t, native.outcome)
+	if !bytes.Equal(far.artifact, native.artifact) {
+		t.Errorf("%s differs from the one written without farpage", p.artifact)
+	}
+	far.expectSound(t)
+	far.expectFar(t)
+	if p.unbounded == "" {
+		far.expectInBudget(t)
 	}
 }
 
@@ -99,13 +117,23 @@ type programOutcome struct {
 	artifact []byte
 }
 
-func (p program) run(t *testing.T, start func(*testing.T, string, ...string) *running) programOutcome {
+func (p program) runNative(t *testing.T) programOutcome {
+	t.Helper()
+	native := p.run(t, func(dir string) job { return startNative(t, dir, p.argv(t)...) })
+	if native.status != 0 {
+		t.Fatalf("exit status %d without farpage\n%s", native.status, native.stderr)
+	}
+	return native
+}
+
+// run runs the program in a folder of its own.
+func (p program) run(t *testing.T, start func(dir string) job) programOutcome {
 	t.Helper()
 	dir := t.TempDir()
 	if p.prepare != nil {
 		p.prepare(t, dir)
 	}
-	result := programOutcome{outcome: start(t, dir, p.argv(t)...).wait(5 * time.Minute)}
+	result := programOutcome{outcome: start(dir).wait(5 * time.Minute)}
 	if p.artifact != "" {
 		var err error
 		if result.artifact, err = os.ReadFile(filepath.Join(dir, p.artifact)); err != nil {

@@ -49,15 +49,24 @@ func shortTempDir(t *testing.T) string {
 }
 
 type redisServer struct {
-	*running
+	job
+	t      *testing.T
 	client *redisClient
 }
 
-// redis is a server on a socket in its folder, that saves only when told to.
-func redis(t *testing.T, dir string, start func(*testing.T, string, ...string) *running) redisServer {
+// redisCommand is a server on a socket in its folder, that saves only when told to.
+func redisCommand(t *testing.T, dir string) []string {
 	t.Helper()
-	server := redisServer{running: start(t, dir, requireProgram(t, "redis-server"), "--port", "0",
-		"--unixsocket", "redis.sock", "--save", "", "--dir", dir, "--daemonize", "no")}
+	return []string{
+		requireProgram(t, "redis-server"), "--port", "0",
+		"--unixsocket", "redis.sock", "--save", "", "--dir", dir, "--daemonize", "no",
+	}
+}
+
+// redis waits until the server that was started as a job answers.
+func redis(t *testing.T, dir string, started job) redisServer {
+	t.Helper()
+	server := redisServer{job: started, t: t}
 	client, err := dialRedis(filepath.Join(dir, "redis.sock"), 30*time.Second)
 	if err != nil {
 		server.giveUp(err.Error())
@@ -169,7 +178,7 @@ func TestRedisKeepsEveryValueAndSavesWhatWasThereAtTheFork(t *testing.T) {
 		}
 	}
 	dir := shortTempDir(t)
-	server := redis(t, dir, startFar)
+	server := redis(t, dir, startFar(t, dir, redisCommand(t, dir)...))
 	server.set(keys, 1)
 	// The reply comes after the fork: the child must save generation 1 of all.
 	server.must("BGSAVE")
@@ -189,10 +198,16 @@ func TestRedisKeepsEveryValueAndSavesWhatWasThereAtTheFork(t *testing.T) {
 	far.expectSound(t)
 	far.expectFar(t)
 	far.expectInBudget(t)
+	expectSaved(t, dir, keys)
+}
 
-	second := redis(t, dir, startNative)
-	if size := second.must("DBSIZE"); size != fmt.Sprint(redisKeys) {
-		t.Errorf("the snapshot holds %s keys, want %d", size, redisKeys)
+// expectSaved loads the snapshot, which must hold generation 1 of every key, into a
+// redis that has nothing to do with farpage.
+func expectSaved(t *testing.T, dir string, keys []int) {
+	t.Helper()
+	second := redis(t, dir, startNative(t, dir, redisCommand(t, dir)...))
+	if size := second.must("DBSIZE"); size != fmt.Sprint(len(keys)) {
+		t.Errorf("the snapshot holds %s keys, want %d", size, len(keys))
 	}
 	second.expect(keys, func(int) int { return 1 })
 	second.shutdown()

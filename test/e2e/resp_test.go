@@ -11,6 +11,9 @@ import (
 	"time"
 )
 
+// A server that does not answer for so long hangs.
+const redisPatience = time.Minute
+
 // redisClient speaks the little of redis's protocol (RESP 2) that the tests use.
 type redisClient struct {
 	conn net.Conn
@@ -44,6 +47,9 @@ func (c *redisClient) send(words ...[]byte) {
 }
 
 func (c *redisClient) receive() ([]byte, error) {
+	if err := c.conn.SetDeadline(time.Now().Add(redisPatience)); err != nil {
+		return nil, err
+	}
 	if err := c.out.Flush(); err != nil {
 		return nil, err
 	}

@@ -2,17 +2,21 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/farpage/farpage/api"
+	"github.com/farpage/farpage/test/container"
 	"github.com/farpage/farpage/test/group"
 )
 
@@ -23,32 +27,37 @@ const (
 	endLimit = 15 * time.Second
 )
 
+// job is a program on its way, in a group or in a container.
+type job interface {
+	// wait gives it a limit. It fails the test when the program hangs.
+	wait(limit time.Duration) outcome
+	// giveUp reports what hangs, ends it, and fails the test.
+	giveUp(why string)
+}
+
 // outcome is how a command ended and what it said.
 type outcome struct {
 	status   int // exit status, or 128 + the signal's number
 	stdout   []byte
 	stderr   []byte
 	duration time.Duration
-	peak     group.Peak
+	peak     container.Resident
 	stats    api.Stats // only under farpage
+	budget   int64     // bytes; 0: not under farpage
 }
 
 // running is a command that was started in a group of its own.
 type running struct {
-	t            *testing.T
-	group        *group.Group
-	command      *exec.Cmd
-	started      time.Time
-	ended        chan struct{} // closed when the command was waited for
-	waitErr      error         // valid when ended is closed
-	stopSampling chan struct{}
-	sampled      chan struct{} // closed when the sampling has ended
-	peak         group.Peak    // valid when sampled is closed
-	sampleErr    error         // the same
-	stop         func()        // ends the sampling; may be called again
-	statsFile    string        // empty: not under farpage
-	stdout       bytes.Buffer
-	stderr       bytes.Buffer
+	t         *testing.T
+	group     *group.Group
+	command   *exec.Cmd
+	started   time.Time
+	ended     chan struct{} // closed when the command was waited for
+	waitErr   error         // valid when ended is closed
+	watched   func() container.Resident
+	statsFile string // empty: not under farpage
+	stdout    bytes.Buffer
+	stderr    bytes.Buffer
 }
 
 // startNative starts a command as it is; startFar under the local budget. Both
@@ -69,9 +78,8 @@ func start(t *testing.T, dir, statsFile string, argv []string) *running {
 	t.Helper()
 	r := &running{
 		t: t, group: groups.open(t), statsFile: statsFile, started: time.Now(), command: exec.Command(argv[0], argv[1:]...),
-		ended: make(chan struct{}), stopSampling: make(chan struct{}), sampled: make(chan struct{}),
+		ended: make(chan struct{}),
 	}
-	r.stop = sync.OnceFunc(func() { close(r.stopSampling) })
 	r.command.Dir = dir
 	r.command.Stdout = &r.stdout
 	r.command.Stderr = &r.stderr
@@ -85,15 +93,8 @@ func start(t *testing.T, dir, statsFile string, argv []string) *running {
 		r.waitErr = r.command.Wait()
 		close(r.ended)
 	}()
-	go func() {
-		r.peak, r.sampleErr = r.group.Sample(r.stopSampling, sampleInterval, farpagePath())
-		close(r.sampled)
-	}()
-	// Before the group is closed, which the sampling reads.
-	t.Cleanup(func() {
-		r.stop()
-		<-r.sampled
-	})
+	// The agent is no part of what it serves.
+	r.watched = watch(t, func() ([]int, error) { return r.group.PidsExcept(farpagePath()) })
 	return r
 }
 
@@ -115,13 +116,8 @@ func (r *running) waitForAll(limit, leftBehind time.Duration) outcome {
 	if errors.Is(r.waitErr, exec.ErrWaitDelay) {
 		r.t.Errorf("%v has ended, but something it left behind holds its output open", r.command.Args)
 	}
-	r.stop()
-	<-r.sampled
-	if r.sampleErr != nil {
-		r.t.Errorf("sample: %v", r.sampleErr)
-	}
 	result := outcome{
-		status: exitStatus(r.command.ProcessState), duration: duration, peak: r.peak,
+		status: exitStatus(r.command.ProcessState), duration: duration, peak: r.watched(),
 		stdout: r.stdout.Bytes(), stderr: r.stderr.Bytes(),
 	}
 	empty, err := r.group.Await(leftBehind)
@@ -132,6 +128,7 @@ func (r *running) waitForAll(limit, leftBehind time.Duration) outcome {
 		r.giveUp("left processes behind")
 	}
 	if r.statsFile != "" {
+		result.budget = budgetBytes
 		result.stats = readStats(r.t, r.statsFile, result.stderr)
 	}
 	return result
@@ -140,14 +137,43 @@ func (r *running) waitForAll(limit, leftBehind time.Duration) outcome {
 // giveUp reports what hangs before the test's clean-up ends it.
 func (r *running) giveUp(why string) {
 	r.t.Helper()
-	r.stop()
-	<-r.sampled
-	state := r.group.State()
+	r.watched()
+	state := r.group.State() + r.agentState()
 	if err := end(r.group); err != nil {
 		r.t.Error(err)
 	}
 	<-r.ended
 	r.t.Fatalf("%v %s\n%s\nstdout:\n%s\nstderr:\n%s", r.command.Args, why, state, tail(r.stdout.Bytes()), tail(r.stderr.Bytes()))
+}
+
+// agentState is what the private agent knows and has logged.
+func (r *running) agentState() string {
+	var text strings.Builder
+	pids, _ := r.group.Pids()
+	for _, dir := range privateDirs(pids) {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		all, err := api.NewClientIn(dir).List(ctx)
+		cancel()
+		log, _ := os.ReadFile(filepath.Join(dir, "agent.log"))
+		fmt.Fprintf(&text, "the agent knows: %+v %v\nthe agent's log:\n%s\n", all, err, tail(log))
+	}
+	return text.String()
+}
+
+// watch samples what the processes keep resident, until the returned function is
+// called, or the test's clean-up comes to it.
+func watch(t *testing.T, pids func() ([]int, error)) func() container.Resident {
+	t.Helper()
+	watcher := container.Watch(pids, sampleInterval)
+	stop := sync.OnceValue(func() container.Resident {
+		seen := watcher.Stop()
+		if seen.Err != nil {
+			t.Errorf("sample: %v", seen.Err)
+		}
+		return seen
+	})
+	t.Cleanup(func() { stop() })
+	return stop
 }
 
 func exitStatus(state *os.ProcessState) int {

@@ -1,5 +1,5 @@
 // Package group runs a command in a cgroup of its own, so that all that comes of
-// it can be found, measured and ended, whoever its parent is by then: daemons
+// it can be found and ended, whoever its parent is by then: daemons
 // change their parent and their session, redis overwrites its environment.
 //
 // It uses the cgroup v2 hierarchy without controllers: a name for a set of
@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -68,6 +69,15 @@ func (g *Group) Pids() ([]int, error) {
 		pids = append(pids, pid)
 	}
 	return pids, nil
+}
+
+// PidsExcept leaves out those that run one of the executables.
+func (g *Group) PidsExcept(executables ...string) ([]int, error) {
+	pids, err := g.Pids()
+	return slices.DeleteFunc(pids, func(pid int) bool {
+		exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+		return slices.Contains(executables, strings.TrimSuffix(exe, " (deleted)"))
+	}), err
 }
 
 // Await waits until the group is empty, and says whether it is in time.

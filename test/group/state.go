@@ -7,14 +7,19 @@ import (
 	"strings"
 )
 
-// State describes each thread of the group and where in the kernel it is, for
-// the report on a run that hangs. It reads nothing of the threads' own memory,
-// which may be what hangs.
+// State describes each thread of the group; see Threads.
 func (g *Group) State() string {
 	pids, err := g.Pids()
 	if err != nil {
 		return err.Error()
 	}
+	return Threads(pids)
+}
+
+// Threads describes each thread of some processes and where in the kernel it is,
+// for the report on a run that hangs. It reads nothing of the threads' own memory,
+// which may be what hangs.
+func Threads(pids []int) string {
 	var text strings.Builder
 	for _, pid := range pids {
 		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))

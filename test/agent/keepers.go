@@ -1,4 +1,4 @@
-package main
+package agent
 
 import (
 	"bufio"
@@ -51,7 +51,11 @@ func (k *keepers) find(agent int) error {
 			return fmt.Errorf("watch the agent's keeper: %w", os.NewSyscallError("pidfd_open", err))
 		}
 		k.list = append(k.list, keeper{pid, pidfd})
-		k.cgroups = append(k.cgroups, ownCgroups(pid)...)
+		for _, dir := range cgroupsBeside(agent, pid) {
+			if !slices.Contains(k.cgroups, dir) {
+				k.cgroups = append(k.cgroups, dir)
+			}
+		}
 	}
 	return nil
 }
@@ -71,7 +75,9 @@ func (k *keepers) end() error {
 		_ = unix.Close(one.pidfd)
 	}
 	for _, dir := range k.cgroups {
-		if _, err := os.Stat(dir); err == nil {
+		// Keepers of other agents of this host may be in it.
+		procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err == nil && len(procs) == 0 {
 			errs = append(errs, fmt.Errorf("the agent left cgroup %s behind", dir), os.Remove(dir))
 		}
 	}
@@ -90,9 +96,9 @@ func (k keeper) goneBy(deadline time.Time) bool {
 	}
 }
 
-// ownCgroups lists the cgroup folders that a process is in and we are not.
-func ownCgroups(pid int) []string {
-	ours, theirs := cgroupsOf(os.Getpid()), cgroupsOf(pid)
+// cgroupsBeside lists the cgroup folders that a keeper is in and its agent is not.
+func cgroupsBeside(agent, keeper int) []string {
+	ours, theirs := cgroupsOf(agent), cgroupsOf(keeper)
 	var dirs []string
 	for controllers, path := range theirs {
 		if path == ours[controllers] {
