@@ -38,6 +38,9 @@ func main() {
 			os.Exit(int(status))
 		}
 		fmt.Fprintf(os.Stderr, "farpage: %v\n", err)
+		if len(os.Args) > 1 && os.Args[1] == "run" {
+			os.Exit(statusFailed)
+		}
 		os.Exit(1)
 	}
 }

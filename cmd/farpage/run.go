@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/farpage/farpage/api"
+	"github.com/farpage/farpage/handler/keeper"
 	"github.com/farpage/farpage/oci/policy"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -388,6 +389,11 @@ func (p *privateAgent) end() {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+	// It was dead already: there is nothing but its keeper and its folder.
+	if r, alive, err := keeper.Read(filepath.Join(p.dir, "state")); err == nil && alive {
+		keeper.End(r.Pid, r.Start)
+	}
+	_ = os.RemoveAll(p.dir)
 }
 
 // writeStats writes the run's statistics.

@@ -350,6 +350,13 @@ func (e *Engine) turn() {
 	for _, p := range e.live {
 		e.attend(p)
 	}
+	for _, c := range e.conns {
+		if c.waits {
+			if err := e.adoptChild(c); err != nil {
+				e.refuse(c, err)
+			}
+		}
+	}
 	e.measure()
 	e.pressure()
 	for _, p := range e.live {

@@ -19,11 +19,11 @@ import (
 // Reading and applying events.
 //
 // Events are read one by one, right into the ring, so that none dies with the
-// agent. REMOVE, UNMAP and FORK are applied at once and in order. A REMAP waits
-// until the uffd is quiet, and what comes after it waits behind it: events are
-// queued after the mmap lock is dropped, so a REMAP that was read before an UNMAP
-// may have happened after it. At the quiet moment settle decides. Faults of that
-// process wait meanwhile.
+// agent. A REMOVE is applied at once. UNMAP, REMAP and FORK wait until the uffd is
+// quiet, and what comes after them waits behind them: events are queued after the
+// mmap lock is dropped, so they may have happened in another order than they are
+// read in. At the quiet moment settle decides (order.go). Faults of that process
+// wait meanwhile.
 
 // readsPerTurn bounds how long one process can keep its engine from the others.
 const readsPerTurn = 64
@@ -80,6 +80,9 @@ func (e *Engine) drain(p *process) {
 			flags, addr, tid := ev.Msg.Fault()
 			ev.Source = 0
 			e.renew(p)
+			if len(p.batch) > 0 {
+				e.flush(p) // who faults has been told that its event was read
+			}
 			e.fault(p, fault{addr: addr, flags: flags, tid: tid, since: e.clock()})
 			continue
 		}
@@ -111,9 +114,9 @@ func (e *Engine) freeEvent() int {
 // flush applies what may be applied now.
 func (e *Engine) flush(p *process) {
 	for len(p.batch) > 0 {
-		if e.mem.Ring[p.batch[0]].Msg.Event == uffd.EventRemap {
+		if e.mem.Ring[p.batch[0]].Msg.Event != uffd.EventRemove {
 			quiet, gone := uffd.Quiet(p.uffd(), probeAddr)
-			if !quiet || !gone && !e.settle(p) {
+			if !quiet && !e.inOrder(p) || quiet && !gone && !e.settle(p) {
 				return
 			}
 			for len(p.batch) > 0 {
@@ -208,122 +211,6 @@ func (e *Engine) apply(p *process, ev *state.Event) bool {
 	return true
 }
 
-// settle puts a batch that begins with a REMAP into the order in which it
-// happened, at a quiet moment: every mremap's own UNMAP has been read then, and
-// nothing else is under way.
-func (e *Engine) settle(p *process) bool {
-	e.dropOwnUnmaps(p)
-	if !e.ambiguous(p) {
-		return true
-	}
-	e.mem.Header.Counters.Conflicts++
-	now, err := e.registered(p)
-	if err != nil {
-		e.warn("settle", "pid %d: an unmap met a remap and its mappings cannot be read (%v): taken in the order of reading", p.rec.Pid, err)
-		return true
-	}
-	if quiet, _ := uffd.Quiet(p.uffd(), probeAddr); !quiet {
-		return false
-	}
-	for e.reorder(p, now) {
-	}
-	return true
-}
-
-// dropOwnUnmaps takes out the UNMAP of the old range that each moving mremap
-// sends after its REMAP: applying the REMAP clears the old range anyway, and
-// another mapping may have been moved there since.
-func (e *Engine) dropOwnUnmaps(p *process) {
-	for i := 0; i < len(p.batch); i++ {
-		m := &e.mem.Ring[p.batch[i]].Msg
-		if m.Event != uffd.EventRemap {
-			continue
-		}
-		from, _, length := m.Remap()
-		for j := i + 1; j < len(p.batch); j++ {
-			u := &e.mem.Ring[p.batch[j]]
-			if start, end := u.Msg.Range(); u.Msg.Event == uffd.EventUnmap && start == from && end == from+length {
-				u.Source = 0
-				p.batch = append(p.batch[:j], p.batch[j+1:]...)
-				break
-			}
-		}
-	}
-}
-
-// leaves returns the range whose old content an event takes away.
-func leaves(m *uffd.Msg) (start, end uint64) {
-	switch m.Event {
-	case uffd.EventUnmap:
-		return m.Range()
-	case uffd.EventRemap:
-		from, _, length := m.Remap()
-		return from, from + length
-	}
-	return 0, 0
-}
-
-// arrives returns the range that an event brings content to.
-func arrives(m *uffd.Msg) (start, end uint64) {
-	if m.Event != uffd.EventRemap {
-		return 0, 0
-	}
-	_, to, length := m.Remap()
-	return to, to + length
-}
-
-// ambiguous says whether something that leaves was read after something that
-// arrived at the same addresses.
-func (e *Engine) ambiguous(p *process) bool {
-	for i := range p.batch {
-		start, end := arrives(&e.mem.Ring[p.batch[i]].Msg)
-		for j := i + 1; j < len(p.batch) && start < end; j++ {
-			if a, b := leaves(&e.mem.Ring[p.batch[j]].Msg); a < end && b > start {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// reorder moves one departure before the arrival that it was read after, if it
-// happened before: there was a registered mapping when the batch began, and it had
-// not left yet. now are the registered mappings at the end of the batch.
-func (e *Engine) reorder(p *process, now ranges) bool {
-	msg := func(i int) *uffd.Msg { return &e.mem.Ring[p.batch[i]].Msg }
-	for i := range p.batch {
-		start, end := arrives(msg(i))
-		for j := i + 1; j < len(p.batch) && start < end; j++ {
-			a, b := leaves(msg(j))
-			if a >= end || b <= start {
-				continue
-			}
-			x := max(a, start)
-			before := 0
-			if now.covers(x, x+1) {
-				before = 1
-			}
-			left := false
-			for k := range p.batch {
-				if s, t := leaves(msg(k)); s <= x && x < t {
-					before++
-					left = left || k < i
-				}
-				if s, t := arrives(msg(k)); s <= x && x < t {
-					before--
-				}
-			}
-			if before >= 1 && !left {
-				moved := p.batch[j]
-				copy(p.batch[i+1:j+1], p.batch[i:j])
-				p.batch[i] = moved
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // smaps reads a process's mappings with their flags.
 func (e *Engine) smaps(p *process, visit func(target.VMA, target.Flags)) error {
 	if !p.has(state.FlagIdentified) {
@@ -355,31 +242,40 @@ func (e *Engine) registered(p *process) (ranges, error) {
 	return r, err
 }
 
-// forked takes in the child that a FORK event brought. Its record is made before
+// child returns the record of the child that a FORK event brought, made before
 // anything else and named in the ring, so that doing it again finds it.
-func (e *Engine) forked(p *process, ev *state.Event) error {
-	var c *process
+func (e *Engine) child(p *process, ev *state.Event) (*process, error) {
 	if ev.Child == 0 {
-		if c = e.newProcess(); c == nil {
-			return fmt.Errorf("more than %d processes", state.MaxProcs)
+		c := e.newProcess()
+		if c == nil {
+			return nil, fmt.Errorf("more than %d processes", state.MaxProcs)
 		}
 		c.rec.UffdFD = int32(ev.Msg.ForkFD())
+		c.rec.Area, c.rec.Parent = p.rec.Area, int32(p.index)
+		c.rec.Nonce = randomNonce()
 		c.rec.Used = state.ProcForked
 		ev.Child = uint32(c.index) + 1
-	} else if c = e.procs[ev.Child-1]; c == nil {
-		c = e.track(int(ev.Child - 1))
+		return c, nil
+	}
+	if c := e.procs[ev.Child-1]; c != nil {
+		return c, nil
+	}
+	return e.track(int(ev.Child - 1)), nil
+}
+
+// forked takes in the child that a FORK event brought.
+func (e *Engine) forked(p *process, ev *state.Event) error {
+	c, err := e.child(p, ev)
+	if err != nil {
+		return err
 	}
 	if c.rec.Used == state.ProcForked {
 		table, err := p.table.Fork(e.slots.ref)
 		if err != nil {
-			ev.Child = 0
-			c.rec.Used = state.ProcFree
 			return err
 		}
 		c.rec.Root = table.Root()
-		c.rec.Area, c.rec.Parent, c.rec.HelperTid = p.rec.Area, int32(p.index), 0
 		c.rec.Flags = state.FlagChild
-		c.rec.Nonce = randomNonce()
 		c.rec.Used = state.ProcLive
 		e.mem.Header.Counters.Forks++
 	}
@@ -391,9 +287,10 @@ func (e *Engine) forked(p *process, ev *state.Event) error {
 	}
 	c.parent = p
 	c.ranges = append(ranges(nil), p.ranges...)
+	c.keepOut = append(ranges(nil), p.keepOut...)
 	c.rescan = append(ranges(nil), p.rescan...)
 	c.unscanned = len(c.rescan) > 0
-	// EEXIST: done before a crash. ESRCH: the child is gone already; sweep sees it.
+	// EEXIST: done before. ESRCH: the child is gone already; sweep sees it.
 	if errno := e.mark(c); errno != 0 && errno != syscall.EEXIST && errno != syscall.ESRCH {
 		e.warn("nonce", "mark a child of pid %d: %v", p.rec.Pid, errno)
 	}

@@ -89,8 +89,12 @@ func (e *Engine) evictable(p *process) bool {
 	// back must not find another command's runs there: it would do them twice.
 	return p.has(state.FlagReady) && !p.has(state.FlagHungUp) && !p.running() && len(p.batch) == 0 &&
 		p.pipe.Ended() == p.pipe.Published() &&
-		!p.unscanned && e.checkChild(p, space.Limit)
+		!p.unscanned && e.now.Sub(p.round) >= roundEvery && e.checkChild(p, space.Limit)
 }
+
+// roundEvery is how long the clock rests when it came round and found nothing cold:
+// a page that was just given must be there long enough to be used.
+const roundEvery = time.Millisecond
 
 // leavesPerChoice bounds how far the clock goes in one choice.
 const leavesPerChoice = 512
@@ -100,15 +104,19 @@ const leavesPerChoice = 512
 // its age says.
 func (e *Engine) choose(p *process, want int) int {
 	e.exclude(p)
-	pages, runs, wraps := 0, 0, 0
-	for leaves := 0; leaves < leavesPerChoice && pages < want && wraps <= space.MaxAge+1; leaves++ {
+	pages, runs := 0, 0
+	begin, wrapped := p.cursor, false
+	for leaves := 0; leaves < leavesPerChoice && pages < want; leaves++ {
 		base, leaf, ok := p.table.NextLeaf(p.cursor)
-		if !ok {
-			if p.cursor == 0 {
+		if !ok || wrapped && base > begin {
+			if wrapped || p.cursor == 0 {
+				// Once around: what is in use now has grown older by one.
+				if pages == 0 {
+					p.round = e.now
+				}
 				break
 			}
-			p.cursor = 0
-			wraps++
+			p.cursor, wrapped = 0, true
 			continue
 		}
 		i := 0

@@ -85,7 +85,7 @@ func bucketTop(i int) int64 {
 // no event of this process is read in between.
 func (e *Engine) serve(p *process, f *fault) outcome {
 	if len(p.batch) > 0 {
-		return later
+		return later // until they are applied: flush comes back here
 	}
 	// The helper populates pages of its own command: it is never made to wait for
 	// itself, nor for room that only it can make.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"syscall"
 	"time"
@@ -31,6 +32,7 @@ type conn struct {
 	hello handoff.Message
 	step  uint16 // type of the message that comes next
 	since time.Time
+	waits bool // for its FORK event to be applied
 	proc  *process
 }
 
@@ -101,7 +103,7 @@ func (e *Engine) converse(index int32) {
 // (a forked child, or one whose memory is registered) served but not evicted.
 func (e *Engine) refuse(c *conn, err error) {
 	delete(e.conns, c.index)
-	if !errors.Is(err, errHungUp) {
+	if !errors.Is(err, errHungUp) && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
 		e.mem.Header.Counters.ProtocolErrors++
 		e.warn("hand-off", "hand-off of pid %d (%s) failed: %v", c.pid, target.Command(c.pid), err)
 	}
@@ -208,6 +210,13 @@ func (e *Engine) mark(p *process) syscall.Errno {
 
 // adoptChild finds the forked child whose nonce the helper has read.
 func (e *Engine) adoptChild(c *conn) error {
+	for i := range e.forking() {
+		if p := &e.mem.Procs[i]; p.Nonce == c.hello.Nonce {
+			c.waits = true // its FORK is not applied yet; turn comes back
+			return nil
+		}
+	}
+	c.waits = false
 	for _, p := range e.live {
 		if p.rec.Nonce == c.hello.Nonce && p.has(state.FlagChild) && p.rec.SockFD < 0 && !p.has(state.FlagReady) {
 			if c.hello.Area != p.rec.Area {
@@ -220,6 +229,20 @@ func (e *Engine) adoptChild(c *conn) error {
 		}
 	}
 	return fmt.Errorf("%w: no forked child has this nonce", handoff.ErrMessage)
+}
+
+// forking yields the records of children whose FORK is in the ring and not applied.
+func (e *Engine) forking() iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for _, p := range e.live {
+			for _, i := range p.batch {
+				ev := &e.mem.Ring[i]
+				if ev.Msg.Event == uffd.EventFork && ev.Child != 0 && !yield(int(ev.Child-1)) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // open identifies the process and gives its helper a channel.

@@ -226,3 +226,17 @@ func TestThreadThatMovesItsMemoryWithoutAPauseGoesOn(t *testing.T) {
 	g.does("move 64 5000")
 	g.right("read 0 64 1")
 }
+
+// A raw system call runs no atfork handler: such a child is served, not evicted.
+func TestChildWithoutAHelperIsServedItsParentsFarMemory(t *testing.T) {
+	c := newContainer(t, memory(t), inRegion)
+	g := c.interpreter()
+	g.does("map 400")
+	g.does("write 0 300 1")
+	g.does("rawforks")
+	for range 3 {
+		c.evict(1)
+		g.right("fork 0 300 300 300 1 0")
+		g.right("read 0 300 1")
+	}
+}

@@ -23,29 +23,31 @@ type process struct {
 	pipe  *handoff.Pipe
 	runs  []state.Run
 
-	statm, task int // private descriptors, -1
-	readable    bool
-	blocked     bool  // the helper is inside a move: no event may be read
-	batch       []int // ring slots read and not applied
-	deferred    []fault
-	ranges      ranges // what is registered
-	keepOut     ranges // what must never be registered
-	refusedAt   ranges // what the kernel would not register
-	unarmed     bool   // its helper waits for the end of the hand-off
-	unprotected bool   // to be write-protected, after a fork
-	unscanned   bool
-	rescan      ranges // registered, but the scan was not quiet
-	mapped      int64
-	again       time.Time // when everything was registered anew
-	cursor      uint64    // of the clock
-	streams     [4]stream
-	excluded    map[uint64]struct{}
-	parent      *process
-	wiped       ranges // of the parent: what a child does not inherit
-	wipedKnown  bool
-	born        time.Time
-	command     string
-	reason      string // why it is not evicted
+	statm, task  int // private descriptors, -1
+	readable     bool
+	blocked      bool  // the helper is inside a move: no event may be read
+	batch        []int // ring slots read and not applied
+	deferred     []fault
+	ranges       ranges // what is registered
+	keepOut      ranges // what must never be registered
+	refusedAt    ranges // what the kernel would not register
+	unarmed      bool   // its helper waits for the end of the hand-off
+	unprotected  bool   // to be write-protected, after a fork
+	unscanned    bool
+	rescan       ranges // registered, but the scan was not quiet
+	mapped       int64
+	again        time.Time // when everything was registered anew
+	cursor       uint64    // of the clock
+	round        time.Time // when the clock last came round and found nothing
+	streams      [4]stream
+	excluded     map[uint64]struct{}
+	parent       *process
+	wiped        ranges // of the parent: what a child does not inherit
+	wipedKnown   bool
+	lookingSince time.Time // for a child that a FORK in the batch has brought
+	born         time.Time
+	command      string
+	reason       string // why it is not evicted
 }
 
 func (p *process) has(flag uint32) bool { return p.rec.Flags&flag != 0 }

@@ -28,7 +28,13 @@ func (e *Engine) room() int64 { return e.budget - e.resident }
 // measure asks the kernel, at most every measureEvery.
 func (e *Engine) measure() {
 	if r, ok := e.pss.take(); ok {
+		// It took its time, and what happened meanwhile may be in it or not: less
+		// than the count is believed by half.
+		counted := e.resident
 		e.settled(r.bytes, r.given)
+		if e.resident < counted {
+			e.resident = (e.resident + counted) / 2
+		}
 	}
 	if e.now.Sub(e.lastMeasure) < measureEvery {
 		return

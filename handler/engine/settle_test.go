@@ -415,7 +415,7 @@ func (m *program) read(t *testing.T, e *Engine, p *process) {
 	e.mem.Ring[i] = state.Event{Source: uint32(p.index) + 1, Msg: eventOf(t, text)}
 	p.batch = append(p.batch, i)
 	for len(p.batch) > 0 {
-		if e.mem.Ring[p.batch[0]].Msg.Event == uffd.EventRemap {
+		if e.mem.Ring[p.batch[0]].Msg.Event != uffd.EventRemove {
 			if !m.quiet() {
 				return
 			}

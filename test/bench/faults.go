@@ -73,7 +73,7 @@ func (f *faulting) missing(ctx context.Context, region string) error {
 		}
 		return nil
 	}
-	if _, _, err := f.ours.agent.evict(ctx); err != nil {
+	if _, _, err := f.ours.agent.evict(ctx, f.b.faultPages); err != nil {
 		return err
 	}
 	if err := f.ours.agent.stored(ctx); err != nil {

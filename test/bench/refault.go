@@ -60,7 +60,7 @@ func refaultOnce(ctx context.Context, b *bench, ours, theirs *program, device, o
 			return err
 		}
 	}
-	_, out, err := ours.agent.evict(ctx)
+	_, out, err := ours.agent.evict(ctx, b.runPages)
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func refaultsAlone(ctx context.Context, b *bench, ours *program) error {
 			if _, err := ours.do("fill"); err != nil {
 				return err
 			}
-			if _, _, err := ours.agent.evict(ctx); err != nil {
+			if _, _, err := ours.agent.evict(ctx, b.runPages); err != nil {
 				return err
 			}
 			walk, err := ours.do("walk %s %d", order, r)

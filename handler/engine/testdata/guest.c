@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -149,6 +150,8 @@ static struct found as_child(unsigned long a, unsigned long b, unsigned long c, 
 	return f;
 }
 
+static int raw_forks;
+
 static struct found forked(unsigned long a, unsigned long b, unsigned long c, unsigned long d,
 			   unsigned long seed, int generations)
 {
@@ -158,7 +161,7 @@ static struct found forked(unsigned long a, unsigned long b, unsigned long c, un
 
 	if (pipe(ends))
 		fail("pipe");
-	pid = fork();
+	pid = raw_forks ? (pid_t)syscall(SYS_fork) : fork();
 	if (pid < 0)
 		fail("fork");
 	if (pid == 0) {
@@ -358,6 +361,9 @@ static void command(char *self, char *line)
 		advise(n[0], n[1], MADV_DONTNEED);
 	} else if (!strcmp(name, "fork")) {
 		tell(forked(n[0], n[1], n[2], n[3], n[4], (int)n[5]));
+	} else if (!strcmp(name, "rawforks")) {
+		raw_forks = 1;
+		puts("ok");
 	} else if (!strcmp(name, "vfork")) {
 		tell(vforked(self, n[0], n[1], n[2], n[3]));
 	} else if (!strcmp(name, "forkmove")) {
