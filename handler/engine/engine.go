@@ -66,13 +66,15 @@ type Engine struct {
 	zero    []byte // zero pages
 	buf     []byte // pages on their way into a process
 
-	budget, low, high int64 // pages
-	farLimit          int64 // pages, -1: none
-	resident          int64 // pages: measured, and what was given and taken since
-	given             int64 // pages given less pages taken, ever
-	measured          int64 // bytes, at the last measurement
-	forced            int64 // pages to evict whatever the watermarks say
-	stuck             bool  // nothing was evictable when last looked
+	budget, low, high int64     // pages
+	farLimit          int64     // pages, -1: none
+	resident          int64     // pages: measured, and what was given and taken since
+	given             int64     // pages given less pages taken, ever
+	measured          int64     // bytes, at the last measurement
+	forced            int64     // pages to evict whatever the watermarks say
+	stuck             bool      // nothing was evictable when last looked
+	limited           bool      // the far limit is reached, or the store full
+	evictedAt         time.Time // of the last page, or when there was no need
 	turnProc          int
 	pss               pssWorker
 

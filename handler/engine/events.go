@@ -270,7 +270,7 @@ func (e *Engine) forked(p *process, ev *state.Event) error {
 		return err
 	}
 	if c.rec.Used == state.ProcForked {
-		table, err := p.table.Fork(e.slots.ref)
+		table, err := p.table.Fork(e.slots.ref, e.slots.drop)
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"encoding/binary"
+	"sort"
 	"syscall"
 	"time"
 
@@ -26,12 +27,14 @@ func (e *Engine) pressure() {
 		want = max(want, e.resident-e.low)
 	}
 	if want <= 0 {
+		e.evictedAt = e.now
 		return
 	}
 	if e.farLimit >= 0 {
 		room := e.farLimit - e.slots.live
 		if room <= 0 {
-			if !e.stuck {
+			if !e.limited {
+				e.limited = true
 				e.mem.Header.Counters.FarLimitHits++
 				e.warn("limit", "the far limit of %d MiB is reached: eviction stops until far pages are given up", e.farLimit>>8)
 			}
@@ -41,13 +44,15 @@ func (e *Engine) pressure() {
 		want = min(want, room)
 	}
 	if e.slots.full {
-		if !e.stuck {
+		if !e.limited {
+			e.limited = true
 			e.mem.Header.Counters.FarLimitHits++
 			e.warn("full", "the store is full: eviction stops until it has room")
 		}
 		e.stuck, e.forced = true, 0
 		return
 	}
+	e.limited = false
 	flying := 0 // pages of commands under way: each needs a raw buffer
 	for _, p := range e.live {
 		for i := range p.runs[:p.rec.RunCount] {
@@ -81,7 +86,14 @@ func (e *Engine) pressure() {
 	if !chosen && !under && e.slots.room() == state.RawBuffers {
 		e.stuck, e.forced = true, 0
 	}
+	if e.now.Sub(e.evictedAt) > hopeless && e.slots.room() == state.RawBuffers {
+		e.stuck = true // what is tried is refused: locked memory, for one
+	}
 }
+
+// hopeless is how long eviction may go on without a page gone before the brake lets
+// go.
+const hopeless = 20 * time.Millisecond
 
 // evictable says whether a command can be given to a process now.
 func (e *Engine) evictable(p *process) bool {
@@ -119,6 +131,7 @@ func (e *Engine) choose(p *process, want int) int {
 			p.cursor, wrapped = 0, true
 			continue
 		}
+		border := sort.Search(len(p.borders), func(k int) bool { return p.borders[k] > base })
 		i := 0
 		if p.cursor > base {
 			i = int((p.cursor - base) / space.PageSize)
@@ -129,6 +142,10 @@ func (e *Engine) choose(p *process, want int) int {
 				continue
 			}
 			addr := base + uint64(i)*space.PageSize
+			for border < len(p.borders) && p.borders[border] < addr {
+				border++
+			}
+			cut := border < len(p.borders) && p.borders[border] == addr // UFFDIO_MOVE takes one mapping at a time
 			if entry.Refused() {
 				leaf[i] = entry.WithRefused(false)
 				continue
@@ -142,13 +159,13 @@ func (e *Engine) choose(p *process, want int) int {
 			}
 			if runs == handoff.RunsMax {
 				last := p.runs[runs-1]
-				if last.Addr+uint64(last.Pages)*space.PageSize != addr || last.Pages == handoff.StagingPages {
+				if cut || last.Addr+uint64(last.Pages)*space.PageSize != addr || last.Pages == handoff.StagingPages {
 					break
 				}
 			}
 			// In flight at once: the clock may come round to this page again.
 			leaf[i] = entry.To(space.InFlight, 0)
-			if runs > 0 {
+			if runs > 0 && !cut {
 				if r := &p.runs[runs-1]; r.Addr+uint64(r.Pages)*space.PageSize == addr && r.Pages < handoff.StagingPages {
 					r.Pages++
 					pages++
@@ -296,42 +313,24 @@ func (e *Engine) take(p *process, r *state.Run, moved uint32, errno syscall.Errn
 			continue
 		}
 		entry = entry.To(space.Touched, 0)
-		if k == moved && errno != 0 {
-			e.mem.Header.Counters.Refusals++
-			switch errno {
-			case syscall.EAGAIN:
-				p.cursor = min(p.cursor, a)
-			case syscall.EINVAL:
-				// A run over the border of two mappings is cut in halves; a
-				// single page is locked or not writable.
-				if r.Pages-moved == 1 {
-					entry = entry.WithRefused(true)
-				}
-			default:
-				entry = entry.WithRefused(true)
-			}
+		switch {
+		case errno == syscall.EAGAIN:
+			p.cursor = min(p.cursor, a)
+		case errno == syscall.EINVAL:
+			// Locked or not writable, and a run is within one mapping: all of it.
+			entry = entry.WithRefused(true)
+		case errno != 0 && k == moved:
+			entry = entry.WithRefused(true)
 		}
 		e.write(p, a, entry)
 	}
-	if errno == syscall.EINVAL && r.Pages-moved > 1 {
-		e.halve(p, r.Addr+uint64(moved)*space.PageSize, r.Pages-moved)
+	if errno != 0 {
+		e.mem.Header.Counters.Refusals++
 	}
 	r.Pages = 0
 	if moved > 0 {
 		e.stuck = false
 	}
-}
-
-// halve keeps the next command from running over the border that stopped this
-// one: every second half is made one step older.
-func (e *Engine) halve(p *process, addr uint64, pages uint32) {
-	for k := pages / 2; k < pages; k++ {
-		a := addr + uint64(k)*space.PageSize
-		if entry := p.table.Get(a); entry.State() == space.Touched {
-			e.write(p, a, entry.WithAge(1))
-		}
-	}
-	p.cursor = min(p.cursor, addr)
 }
 
 // store1 takes in the bytes of a page that has left its process.
@@ -347,6 +346,7 @@ func (e *Engine) store1(p *process, addr uint64, page []byte) {
 		e.write(p, addr, entry.To(space.Slot, slot))
 	}
 	e.mem.Header.Counters.Evicted++
+	e.evictedAt = e.now
 	e.forced = max(0, e.forced-1)
 	e.give(-1)
 }
@@ -432,11 +432,28 @@ func (e *Engine) checkChild(p *process, addr uint64) bool {
 	return true
 }
 
+// identifyRaw finds out which process a child is whose page may have been wiped and
+// that has no helper to tell (one made by a bare fork(2)): by its nonce.
+func (e *Engine) identifyRaw(p *process, addr uint64) bool {
+	if addr >= space.Limit || !p.wiped.overlaps(addr, addr+1) || p.parent == nil {
+		return false
+	}
+	for _, pid := range e.candidates(p.parent) {
+		if e.hasNonce(pid, p) && e.identify(p, pid, p.rec.Nonce) == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // inherited says whether a child that is not identified yet has the parent's page
 // at addr: all but what the parent has marked as not to be inherited.
 func (e *Engine) inherited(p *process, addr uint64) bool {
 	if addr >= space.Limit {
 		return false // eviction waits for the child's helper
+	}
+	if e.identifyRaw(p, addr) {
+		return e.checkChild(p, addr)
 	}
 	if !p.wipedKnown && p.parent != nil {
 		err := e.smaps(p.parent, func(v target.VMA, f target.Flags) {

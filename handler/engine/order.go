@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,7 +37,8 @@ func (e *Engine) settle(p *process) bool {
 	if quiet, _ := uffd.Quiet(p.uffd(), probeAddr); !quiet {
 		return false
 	}
-	for ambiguous && e.reorder(p, now) {
+	if ambiguous && !e.arrange(p, now) {
+		e.warn("settle", "pid %d: no order explains its unmaps and remaps: taken in the order of reading", p.rec.Pid)
 	}
 	return !forks || e.placeForks(p, now)
 }
@@ -116,42 +118,122 @@ func (e *Engine) ambiguous(p *process) bool {
 	return false
 }
 
-// reorder moves one departure before the arrival that it was read after, if it
-// happened before: there was a registered mapping when the batch began, and it had
-// not left yet. now are the registered mappings at the end of the batch.
-func (e *Engine) reorder(p *process, now ranges) bool {
-	msg := func(i int) *uffd.Msg { return &e.mem.Ring[p.batch[i]].Msg }
-	for i := range p.batch {
-		start, end := arrives(msg(i))
-		for j := i + 1; j < len(p.batch) && start < end; j++ {
-			a, b := leaves(msg(j))
-			if a >= end || b <= start {
-				continue
-			}
-			x := max(a, start)
-			before := 0
-			if now.covers(x, x+1) {
-				before = 1
-			}
-			left := false
-			for k := range p.batch {
-				if s, t := leaves(msg(k)); s <= x && x < t {
-					before++
-					left = left || k < i
-				}
-				if s, t := arrives(msg(k)); s <= x && x < t {
-					before--
-				}
-			}
-			if before >= 1 && !left {
-				moved := p.batch[j]
-				copy(p.batch[i+1:j+1], p.batch[i:j])
-				p.batch[i] = moved
-				return true
-			}
+// arrangeMax bounds the search for an order, in steps.
+const arrangeMax = 20000
+
+// arrange puts the batch into the order nearest to that of reading in which it can
+// have happened: what leaves was there, and what arrives found nothing there. now
+// are the registered mappings at the end of the batch. false: no such order was
+// found, and the batch is as it was read.
+func (e *Engine) arrange(p *process, now ranges) bool {
+	var edges []uint64
+	for _, i := range p.batch {
+		m := &e.mem.Ring[i].Msg
+		a, b := leaves(m)
+		c, d := arrives(m)
+		if a < b {
+			edges = append(edges, a, b)
+		}
+		if c < d {
+			edges = append(edges, c, d)
 		}
 	}
-	return false
+	slices.Sort(edges)
+	edges = slices.Compact(edges)
+	index := func(addr uint64) int {
+		k, _ := slices.BinarySearch(edges, addr)
+		return k
+	}
+	// What was there when the batch began: what is there now, and what left since,
+	// less what came since.
+	count := make([]int, len(edges))
+	came := make([]bool, len(edges))
+	for k := range edges {
+		if now.covers(edges[k], edges[k]+1) {
+			count[k] = 1
+		}
+	}
+	type moves struct{ out, outEnd, in, inEnd int }
+	events := make([]moves, len(p.batch))
+	for n, i := range p.batch {
+		m := &e.mem.Ring[i].Msg
+		v := &events[n]
+		if a, b := leaves(m); a < b {
+			v.out, v.outEnd = index(a), index(b)
+		}
+		if a, b := arrives(m); a < b {
+			v.in, v.inEnd = index(a), index(b)
+		}
+		for k := v.out; k < v.outEnd; k++ {
+			count[k]++
+		}
+		for k := v.in; k < v.inEnd; k++ {
+			count[k]--
+			came[k] = true
+		}
+	}
+	there := make([]bool, len(edges))
+	for k := range there {
+		there[k] = count[k] >= 1
+		came[k] = came[k] || there[k]
+	}
+	can := func(v moves) bool {
+		moving := v.in < v.inEnd
+		some, ever := v.out == v.outEnd, false
+		for k := v.out; k < v.outEnd; k++ {
+			if moving && !there[k] {
+				return false
+			}
+			some, ever = some || there[k], ever || came[k]
+		}
+		for k := v.in; k < v.inEnd; k++ {
+			if there[k] && (k < v.out || k >= v.outEnd) {
+				return false
+			}
+		}
+		return some || !ever
+	}
+	order := make([]int, 0, len(events))
+	used := make([]bool, len(events))
+	steps := 0
+	var try func() bool
+	try = func() bool {
+		if len(order) == len(events) {
+			return true
+		}
+		for n, v := range events {
+			if used[n] || !can(v) {
+				continue
+			}
+			if steps++; steps > arrangeMax {
+				return false
+			}
+			before := slices.Clone(there)
+			for k := v.out; k < v.outEnd; k++ {
+				there[k] = false
+			}
+			for k := v.in; k < v.inEnd; k++ {
+				there[k] = true
+			}
+			used[n] = true
+			order = append(order, n)
+			if try() {
+				return true
+			}
+			order = order[:len(order)-1]
+			used[n] = false
+			copy(there, before)
+		}
+		return false
+	}
+	if !try() {
+		return false
+	}
+	batch := slices.Clone(p.batch)
+	for n, k := range order {
+		p.batch[n] = batch[k]
+	}
+	return true
 }
 
 // forksAmongOthers says whether the batch has a FORK beside an UNMAP or a REMAP: the

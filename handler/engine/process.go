@@ -40,6 +40,7 @@ type process struct {
 	cursor       uint64    // of the clock
 	round        time.Time // when the clock last came round and found nothing
 	streams      [4]stream
+	borders      []uint64 // where mappings end, as of the last look
 	excluded     map[uint64]struct{}
 	parent       *process
 	wiped        ranges // of the parent: what a child does not inherit

@@ -86,6 +86,7 @@ func Recover(cfg Config, mem *state.Memory, st store.Store, device int, log *log
 		}
 	}
 	e.nodes.Recover(roots)
+	e.mendRemaps()
 	live := e.slots.recover(func(seen func(slot uint32)) {
 		for i := range mem.Procs {
 			if mem.Procs[i].Used != state.ProcLive {
@@ -131,6 +132,35 @@ func Recover(cfg Config, mem *state.Memory, st store.Store, device int, log *log
 	e.reloadRing()
 	e.resident = e.budget // until it is measured
 	return e, nil
+}
+
+// mendRemaps makes the REMAPs that were being applied show each slot once: of one
+// whose entries were being copied the copies go, of one whose old entries were being
+// cleared those.
+func (e *Engine) mendRemaps() {
+	for i := range e.mem.Ring {
+		ev := &e.mem.Ring[i]
+		if ev.Source == 0 || ev.Msg.Event != uffd.EventRemap || int(ev.Source) > len(e.mem.Procs) {
+			continue
+		}
+		rec := &e.mem.Procs[ev.Source-1]
+		if rec.Used != state.ProcLive {
+			continue
+		}
+		table := space.OpenTable(e.nodes, rec.Root)
+		from, to, length := ev.Msg.Remap()
+		for off := uint64(0); off < length; off += space.PageSize {
+			old := table.Get(from + off)
+			if old.State() != space.Slot || table.Get(to+off) != old {
+				continue
+			}
+			twice := to + off
+			if ev.Phase != 0 {
+				twice = from + off
+			}
+			_ = table.Set(twice, 0) // the leaf is there
+		}
+	}
 }
 
 // resume takes up one process.

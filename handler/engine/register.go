@@ -58,8 +58,10 @@ func (e *Engine) register(p *process) {
 	}
 	var mapped []span // one by one: what one refuses is not the next one's fault
 	p.keepOut = append(p.keepOut[:0], span{p.rec.Area, p.rec.Area + handoff.AreaBytes})
+	p.borders = p.borders[:0]
 	libc := uint64(0) // end of the last mapping of libc or the loader
 	err = target.Maps(text, func(v target.VMA) {
+		p.borders = append(p.borders, v.End)
 		if v.File {
 			if isLibc(v.Name) {
 				libc = v.End

@@ -63,12 +63,13 @@ func newSlots(mem *state.Memory, wake func()) *slots {
 
 // done is the store's SpaceConfig.Done: it runs on any goroutine.
 func (s *slots) done(op *store.Op) {
+	write := op.Write
 	s.mu.Lock()
 	s.ended = append(s.ended, op)
 	s.mu.Unlock()
 	// The engine looks here at each turn. It waits only for pages that it has
 	// asked for, and for raw buffers when it has run out of them.
-	if !op.Write || s.short.Load() {
+	if !write || s.short.Load() {
 		s.wake()
 	}
 }

@@ -220,16 +220,17 @@ func (t Table) run(addr, length uint64) (Entry, uint64) {
 }
 
 // Fork makes a child's table: a copy in which nothing is in flight. ref is called
-// for each slot that it shares, before the copy shows it.
-func (t Table) Fork(ref func(slot uint32)) (Table, error) {
-	r, err := t.fork(t.root, levels-1, ref)
+// for each slot that it shares, before the copy shows it, and drop for each of them
+// again if there is no memory for the whole.
+func (t Table) Fork(ref, drop func(slot uint32)) (Table, error) {
+	r, err := t.fork(t.root, levels-1, ref, drop)
 	if err != nil {
 		return Table{}, err
 	}
 	return Table{t.nodes, r}, nil
 }
 
-func (t Table) fork(i uint32, level int, ref func(uint32)) (uint32, error) {
+func (t Table) fork(i uint32, level int, ref, drop func(uint32)) (uint32, error) {
 	to := t.nodes.alloc()
 	if to == 0 {
 		return 0, ErrNoNodes
@@ -238,8 +239,9 @@ func (t Table) fork(i uint32, level int, ref func(uint32)) (uint32, error) {
 	for j, e := range from {
 		switch e.State() {
 		case pointer:
-			below, err := t.fork(e.Slot(), level-1, ref)
+			below, err := t.fork(e.Slot(), level-1, ref, drop)
 			if err != nil {
+				t.free(to, level, drop)
 				return 0, err
 			}
 			e = Make(pointer, below)

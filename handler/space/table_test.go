@@ -99,7 +99,7 @@ func TestTheTableDoesWhatAPlainMapDoes(t *testing.T) {
 			}
 			each(a, a+l, 0)
 		case 5:
-			child, err := tab.Fork(func(s uint32) { refs[s]++ })
+			child, err := tab.Fork(func(s uint32) { refs[s]++ }, drop)
 			if err != nil {
 				t.Fatal(err)
 			}
