@@ -83,12 +83,12 @@ type Engine struct {
 	lastSweep   time.Time
 	lastWalk    time.Time
 	lastLook    time.Time
+	lastPrune   time.Time
 	lastWork    time.Time
 	lastRetry   time.Time
 	lastLog     map[string]time.Time
-	mmaps       []*target.Mmaps
-	told        map[int32]struct{} // process ids that a watch has told of
-	unwatched   bool               // some process's mappings are found by looking only
+	mmaps       []mmapWatch
+	unwatched   bool // some process's mappings are found by looking only
 	ended       chan struct{}
 	stop        bool
 }
@@ -145,7 +145,7 @@ func prepare(cfg Config, mem *state.Memory, st store.Store, device int, log *log
 		log:    log.WithField("container", cfg.ID),
 		poller: p, listener: -1, statFD: -1,
 		nodes: space.NewNodes(mem.Nodes), procs: make([]*process, state.MaxProcs),
-		conns: map[int32]*conn{}, lastLog: map[string]time.Time{}, told: map[int32]struct{}{}, ended: make(chan struct{}),
+		conns: map[int32]*conn{}, lastLog: map[string]time.Time{}, ended: make(chan struct{}),
 	}
 	e.slots = newSlots(mem, p.wake)
 	if e.zero, err = pages(batch); err != nil {
@@ -291,6 +291,7 @@ const (
 	idleEvery    = 100 * time.Millisecond
 	activeFor    = 50 * time.Millisecond
 	lookEvery    = time.Millisecond
+	pruneEvery   = time.Second
 	walkEvery    = 100 * time.Millisecond
 	sweepEvery   = 10 * time.Millisecond
 	retryEvery   = 50 * time.Millisecond
@@ -379,6 +380,10 @@ func (e *Engine) turn() {
 		full := e.now.Sub(e.lastWalk) >= walkEvery
 		if full {
 			e.lastWalk = e.now
+		}
+		if e.now.Sub(e.lastPrune) >= pruneEvery {
+			e.lastPrune = e.now
+			e.pruneMmaps()
 		}
 		for _, p := range e.live {
 			e.watch(p, full)

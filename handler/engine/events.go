@@ -35,7 +35,7 @@ const maxDeferred = 1024
 // drain reads what a process's uffd has to say.
 func (e *Engine) drain(p *process) {
 	for range readsPerTurn {
-		if len(p.deferred) >= maxDeferred {
+		if len(p.deferred) >= maxDeferred || p.placing {
 			return
 		}
 		i := e.freeEvent()
@@ -115,8 +115,7 @@ func (e *Engine) freeEvent() int {
 func (e *Engine) flush(p *process) {
 	for len(p.batch) > 0 {
 		if e.mem.Ring[p.batch[0]].Msg.Event != uffd.EventRemove {
-			quiet, gone := uffd.Quiet(p.uffd(), probeAddr)
-			if !quiet && !e.inOrder(p) || quiet && !gone && !e.settle(p) {
+			if !e.settled(p) {
 				return
 			}
 			for len(p.batch) > 0 {

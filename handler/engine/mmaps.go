@@ -7,12 +7,24 @@ import (
 	"github.com/farpage/farpage/handler/uffd"
 )
 
+// mmapWatch hears of what one process that was started in the container from outside,
+// and all that it started, map.
+type mmapWatch struct {
+	*target.Mmaps
+	told map[int32]struct{} // process ids that it has told of
+}
+
+// mmapsMax bounds how many watches a container has.
+const mmapsMax = 64
+
 // watchMmaps lets the engine hear of what a process maps, unless an ancestor's
 // watch tells of it already. Without it, looking every now and then has to do.
 func (e *Engine) watchMmaps(p *process) {
 	e.hearMmaps() // an inherited watch has told of what the program's start mapped
-	if _, told := e.told[p.rec.Pid]; told {
-		return
+	for _, w := range e.mmaps {
+		if _, told := w.told[p.rec.Pid]; told {
+			return
+		}
 	}
 	m, err := target.WatchMmaps(int(p.rec.Pid))
 	if err != nil {
@@ -20,14 +32,14 @@ func (e *Engine) watchMmaps(p *process) {
 		e.warn("perf", "new mappings are found by looking only (%v): budgets are kept less exactly", err)
 		return
 	}
+	e.pruneMmaps()
 	if len(e.mmaps) == mmapsMax {
 		// Whoever the oldest told of is found by looking from now on.
 		e.closeMmap(e.mmaps[0])
 		e.mmaps = append(e.mmaps[:0], e.mmaps[1:]...)
 		e.unwatched = true
 	}
-	e.mmaps = append(e.mmaps, m)
-	e.told[p.rec.Pid] = struct{}{}
+	e.mmaps = append(e.mmaps, mmapWatch{m, map[int32]struct{}{p.rec.Pid: {}}})
 	for _, fd := range m.FDs() {
 		if err := e.poller.add(fd, source{kind: kindMmaps}); err != nil {
 			e.unwatched = true
@@ -36,20 +48,30 @@ func (e *Engine) watchMmaps(p *process) {
 	}
 }
 
-// mmapsMax bounds how many watches a container has: one for each program that was
-// started in it from outside.
-const mmapsMax = 64
-
-// toldMax bounds how many process ids are remembered.
-const toldMax = 1 << 16
+// pruneMmaps forgets the processes that are no more, and closes the watches that
+// nobody is left of.
+func (e *Engine) pruneMmaps() {
+	kept := e.mmaps[:0]
+	for _, w := range e.mmaps {
+		for pid := range w.told {
+			if target.StartTime(int(pid)) == 0 {
+				delete(w.told, pid)
+			}
+		}
+		if len(w.told) == 0 {
+			e.closeMmap(w)
+			continue
+		}
+		kept = append(kept, w)
+	}
+	e.mmaps = kept
+}
 
 // hearMmaps registers what was mapped.
 func (e *Engine) hearMmaps() {
-	for _, m := range e.mmaps {
-		lost := m.Read(func(r target.Mapping) {
-			if len(e.told) < toldMax {
-				e.told[r.Pid] = struct{}{}
-			}
+	for _, w := range e.mmaps {
+		lost := w.Read(func(r target.Mapping) {
+			w.told[r.Pid] = struct{}{}
 			if !r.Anonymous || !r.Private {
 				return
 			}
@@ -76,7 +98,7 @@ func (e *Engine) registerNew(p *process, start, end uint64) {
 	e.within(start, min(end, probeAddr), func(start, end uint64) {
 		// Also what is believed to be registered: it may have been a hole.
 		p.keepOut.gaps(start, end, func(start, end uint64) {
-			_ = uffd.Register(p.uffd(), start, end-start, registerMode)
+			_ = uffd.Register(p.uffd(), start, end-start, registerMode) // what refuses now is looked at again
 		})
 		p.ranges.gaps(start, end, todo.add)
 	})
@@ -85,15 +107,15 @@ func (e *Engine) registerNew(p *process, start, end uint64) {
 
 // closeMmaps ends all watches.
 func (e *Engine) closeMmaps() {
-	for _, m := range e.mmaps {
-		e.closeMmap(m)
+	for _, w := range e.mmaps {
+		e.closeMmap(w)
 	}
 	e.mmaps = nil
 }
 
-func (e *Engine) closeMmap(m *target.Mmaps) {
-	for _, fd := range m.FDs() {
+func (e *Engine) closeMmap(w mmapWatch) {
+	for _, fd := range w.FDs() {
 		e.poller.remove(fd)
 	}
-	m.Close()
+	w.Close()
 }

@@ -19,9 +19,32 @@ import (
 // The order of events. What is decided here can be decided by looking at what is
 // mapped: in the process itself for UNMAP and REMAP, in the child for FORK.
 
-// settle puts a batch into the order in which it happened, at a quiet moment: every
-// mremap's own UNMAP has been read then, and nothing else is under way. false: not
-// yet.
+// settled says whether the batch is in the order in which it happened, and may be
+// applied.
+func (e *Engine) settled(p *process) bool {
+	if !p.placing {
+		quiet, gone := uffd.Quiet(p.uffd(), probeAddr)
+		switch {
+		case gone:
+			return true
+		case !quiet:
+			return e.inOrder(p)
+		case !e.settle(p):
+			return false
+		}
+	}
+	// The rest does not need the quiet moment, but nothing more is read before: the
+	// child whose place is looked for cannot change while its events are not.
+	if p.placing && !e.placeForks(p, p.atQuiet) {
+		return false
+	}
+	p.placing, p.atQuiet = false, nil
+	return true
+}
+
+// settle puts a batch into order at a quiet moment: every mremap's own UNMAP has been
+// read then, and nothing else is under way. FORKs are left to be placed. false: it
+// was not quiet after all.
 func (e *Engine) settle(p *process) bool {
 	e.dropOwnUnmaps(p)
 	ambiguous, forks := e.ambiguous(p), e.forksAmongOthers(p)
@@ -40,7 +63,8 @@ func (e *Engine) settle(p *process) bool {
 	if ambiguous && !e.arrange(p, now) {
 		e.warn("settle", "pid %d: no order explains its unmaps and remaps: taken in the order of reading", p.rec.Pid)
 	}
-	return !forks || e.placeForks(p, now)
+	p.placing, p.atQuiet = forks, now
+	return true
 }
 
 // restless is how many events may wait for a quiet moment before it is looked for

@@ -46,6 +46,9 @@ type process struct {
 	wiped        ranges // of the parent: what a child does not inherit
 	wipedKnown   bool
 	lookingSince time.Time // for a child that a FORK in the batch has brought
+	placing      bool      // the batch's FORKs, among its other events
+	leftByExec   bool
+	atQuiet      ranges // what was registered when that began
 	born         time.Time
 	command      string
 	reason       string // why it is not evicted
@@ -117,8 +120,21 @@ func (e *Engine) identify(p *process, pid int, mark uint64) error {
 	}
 	p.rec.Pid, p.rec.Start = int32(pid), target.StartTime(pid)
 	p.set(state.FlagIdentified)
+	for _, q := range e.live {
+		if q != p && q.rec.Pid == p.rec.Pid && q.rec.Start == p.rec.Start {
+			e.execed(q) // it is the same process with other memory
+		}
+	}
 	e.look(p)
 	return nil
+}
+
+// execed counts that a process has left a memory by exec, once.
+func (e *Engine) execed(p *process) {
+	if !p.leftByExec {
+		p.leftByExec = true
+		e.mem.Header.Counters.Execs++
+	}
 }
 
 // look opens the private descriptors of an identified process.
@@ -220,7 +236,7 @@ func (e *Engine) reap(p *process) {
 		// The process lives on, with other memory: it has called exec. One that is
 		// ending has none.
 		if _, err := e.reader.RssAnon(int(p.rec.Pid)); err == nil {
-			e.mem.Header.Counters.Execs++
+			e.execed(p)
 		}
 	}
 	e.mem.Header.Counters.Exited++

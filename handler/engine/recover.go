@@ -12,6 +12,7 @@ import (
 	"github.com/farpage/farpage/handler/uffd"
 	"github.com/farpage/farpage/store"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 )
 
 // Descriptors returns the numbers of all descriptors that a container's state
@@ -143,23 +144,25 @@ func (e *Engine) mendRemaps() {
 		if ev.Source == 0 || ev.Msg.Event != uffd.EventRemap || int(ev.Source) > len(e.mem.Procs) {
 			continue
 		}
-		rec := &e.mem.Procs[ev.Source-1]
-		if rec.Used != state.ProcLive {
+		if rec := &e.mem.Procs[ev.Source-1]; rec.Used == state.ProcLive {
+			mendRemap(space.OpenTable(e.nodes, rec.Root), ev)
+		}
+	}
+}
+
+// mendRemap mends one.
+func mendRemap(table space.Table, ev *state.Event) {
+	from, to, length := ev.Msg.Remap()
+	for off := uint64(0); off < length; off += space.PageSize {
+		old := table.Get(from + off)
+		if old.State() != space.Slot || table.Get(to+off) != old {
 			continue
 		}
-		table := space.OpenTable(e.nodes, rec.Root)
-		from, to, length := ev.Msg.Remap()
-		for off := uint64(0); off < length; off += space.PageSize {
-			old := table.Get(from + off)
-			if old.State() != space.Slot || table.Get(to+off) != old {
-				continue
-			}
-			twice := to + off
-			if ev.Phase != 0 {
-				twice = from + off
-			}
-			_ = table.Set(twice, 0) // the leaf is there
+		twice := to + off
+		if ev.Phase != 0 {
+			twice = from + off
 		}
+		_ = table.Set(twice, 0) // the leaf is there
 	}
 }
 
@@ -306,8 +309,10 @@ func (e *Engine) Close() error {
 		e.reap(e.live[0])
 	}
 	for _, c := range e.conns {
-		e.poller.remove(c.fd)
-		closeQuiet(c.fd)
+		if c.proc == nil { // else it went with its process
+			e.poller.remove(c.fd)
+			closeQuiet(c.fd)
+		}
 	}
 	e.closeMmaps()
 	err := e.slots.space.Discard()
@@ -318,6 +323,7 @@ func (e *Engine) Close() error {
 		closeQuiet(e.statFD)
 	}
 	e.poller.close()
+	err = errors.Join(err, unix.Munmap(e.zero), unix.Munmap(e.buf))
 	fd := e.mem.FD
 	if cerr := e.mem.Close(); err == nil {
 		err = cerr

@@ -111,7 +111,7 @@ func (e *Engine) registerAll(p *process, todo ranges) {
 			continue
 		}
 		errno := uffd.Register(p.uffd(), r.start, r.end-r.start, registerMode)
-		if errno == syscall.ENOMEM {
+		if errno == syscall.ENOMEM && target.StartTime(int(p.rec.Pid)) == p.rec.Start && !e.gone(p) {
 			e.warn("register", "pid %d: register %#x-%#x: %v (vm.max_map_count?): it stays resident", p.rec.Pid, r.start, r.end, errno)
 		}
 		if errno != 0 {
@@ -126,6 +126,12 @@ func (e *Engine) registerAll(p *process, todo ranges) {
 	if p.unscanned {
 		e.rescan(p)
 	}
+}
+
+// gone says whether a process's memory is no more.
+func (e *Engine) gone(p *process) bool {
+	_, gone := uffd.Quiet(p.uffd(), probeAddr)
+	return gone
 }
 
 // within limits a range to the regions that the policy names.

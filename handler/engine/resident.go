@@ -31,7 +31,7 @@ func (e *Engine) measure() {
 		// It took its time, and what happened meanwhile may be in it or not: less
 		// than the count is believed by half.
 		counted := e.resident
-		e.settled(r.bytes, r.given)
+		e.measuredAs(r.bytes, r.given)
 		if e.resident < counted {
 			e.resident = (e.resident + counted) / 2
 		}
@@ -44,7 +44,7 @@ func (e *Engine) measure() {
 	if e.statFD >= 0 {
 		given := e.given
 		if bytes, err := e.reader.CgroupAnon(e.statFD); err == nil {
-			e.settled(bytes, given)
+			e.measuredAs(bytes, given)
 		}
 		return
 	}
@@ -59,15 +59,15 @@ func (e *Engine) measure() {
 	if len(pids) == 1 && len(e.live) == 1 {
 		given := e.given
 		if bytes, err := e.reader.RssAnon(int(pids[0])); err == nil {
-			e.settled(bytes, given)
+			e.measuredAs(bytes, given)
 		}
 		return
 	}
 	e.pss.start(pids, e.given, e.poller.wake)
 }
 
-// settled takes in a measurement that was begun when e.given was `given`.
-func (e *Engine) settled(bytes, given int64) {
+// measuredAs takes in a measurement that was begun when e.given was `given`.
+func (e *Engine) measuredAs(bytes, given int64) {
 	e.measured = bytes
 	e.resident = bytes/space.PageSize + e.given - given
 	c := &e.mem.Header.Counters

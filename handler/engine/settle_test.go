@@ -501,6 +501,7 @@ func TestEventThatIsAppliedTwiceIsAppliedOnce(t *testing.T) {
 				if err := p.table.Copy(from, to, length, e.slots.drop); err != nil {
 					t.Fatal(err)
 				}
+				mendRemap(p.table, ev)
 				again()
 			}
 			if phases == 2 {

@@ -28,9 +28,15 @@ type event struct {
 	fields string
 }
 
-// traced are the events that a fault leaves on its way.
-var traced = []string{
-	"exceptions/page_fault_user", "sched/sched_waking", "sched/sched_switch", "raw_syscalls/sys_enter", "raw_syscalls/sys_exit",
+// traced are the events that a fault leaves on its way, and the fields that say whose
+// they are. The tracer's own choice by pid (set_event_pid) leaves out some switches
+// from the idle task.
+var traced = map[string][]string{
+	"exceptions/page_fault_user": {"common_pid"},
+	"sched/sched_waking":         {"pid"},
+	"sched/sched_switch":         {"prev_pid", "next_pid"},
+	"raw_syscalls/sys_enter":     {"common_pid"},
+	"raw_syscalls/sys_exit":      {"common_pid"},
 }
 
 // openTracer makes an instance, and mounts tracefs under dir where it is not there.
@@ -58,7 +64,7 @@ func openTracer(dir string) (t *tracer, err error) {
 	}
 	t.instance = instance
 	err = errors.Join(t.write("tracing_on", "0"), t.write("trace_clock", "x86-tsc"), t.write("buffer_size_kb", "16384"))
-	for _, name := range traced {
+	for name := range traced {
 		err = errors.Join(err, t.write(filepath.Join("events", name, "enable"), "1"))
 	}
 	return t, err
@@ -71,7 +77,16 @@ func (t *tracer) write(file, text string) error {
 // record traces two threads while f runs. tick is how many ns one of the events'
 // ticks lasts.
 func (t *tracer) record(a, b int, f func() error) (events []event, tick float64, err error) {
-	if err := errors.Join(t.write("trace", ""), t.write("set_event_pid", fmt.Sprintf("%d %d", a, b)), t.write("tracing_on", "1")); err != nil {
+	for name, fields := range traced {
+		var either []string
+		for _, field := range fields {
+			either = append(either, fmt.Sprintf("%s==%d||%s==%d", field, a, field, b))
+		}
+		if err := t.write(filepath.Join("events", name, "filter"), strings.Join(either, "||")); err != nil {
+			return nil, 0, err
+		}
+	}
+	if err := errors.Join(t.write("trace", ""), t.write("tracing_on", "1")); err != nil {
 		return nil, 0, err
 	}
 	begun := time.Now()
