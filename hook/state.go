@@ -32,7 +32,7 @@ type config struct {
 	Process     *struct {
 		Env []string `json:"env"`
 	} `json:"process"`
-	Linux       *struct {
+	Linux *struct {
 		Resources *struct {
 			Memory *struct {
 				Limit *int64 `json:"limit"` // bytes; -1: none
