@@ -58,7 +58,12 @@ lint-packages:
 	@scripts/ensure-packages.sh lint
 
 demo: demo-packages build ## a redis container with three times its local budget (as root)
-	go run ./test/demo
+	@go build -o bin/farpage-demo ./test/demo
+	@exec bin/farpage-demo --farpage bin
+
+bench: test-packages build ## medians and ratios, all measured in one run (as root)
+	@go build -o bin/farpage-bench ./test/bench
+	@exec bin/farpage-bench --farpage bin
 
 demo-packages:
 	@scripts/ensure-packages.sh demo
@@ -68,4 +73,4 @@ clean: ## remove what was built
 	$(MAKE) --no-print-directory -s -C test/guest clean
 	rm -rf bin
 
-.PHONY: help build shim test test-packages lint lint-packages demo demo-packages clean
+.PHONY: help build shim test test-packages lint lint-packages demo demo-packages bench clean

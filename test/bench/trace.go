@@ -29,8 +29,7 @@ type event struct {
 }
 
 // traced are the events that a fault leaves on its way, and the fields that say whose
-// they are. The tracer's own choice by pid (set_event_pid) leaves out some switches
-// from the idle task.
+// they are.
 var traced = map[string][]string{
 	"exceptions/page_fault_user": {"common_pid"},
 	"sched/sched_waking":         {"pid"},
