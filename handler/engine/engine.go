@@ -76,6 +76,7 @@ type Engine struct {
 	limited           bool      // the far limit is reached, or the store full
 	evictedAt         time.Time // of the last page, or when there was no need
 	turnProc          int
+	faulting          bool // a uffd had something to say in this turn
 	pss               pssWorker
 
 	now         time.Time
@@ -330,6 +331,7 @@ func (e *Engine) ready(s source, events uint32) {
 	case kindConn:
 		e.converse(s.index)
 	case kindUffd:
+		e.faulting = true
 		if p := e.procs[s.index]; p != nil && p.tag == s.tag {
 			p.readable = true
 			if events&unix.EPOLLERR != 0 {
@@ -360,14 +362,19 @@ func (e *Engine) turn() {
 			}
 		}
 	}
-	e.measure()
+	// Who waits for a fault does not wait for the books, unless they are overdue.
+	late := time.Duration(1)
+	if e.faulting {
+		e.faulting, late = false, 2
+	}
+	e.measure(late * measureEvery)
 	e.pressure()
 	for _, p := range e.live {
 		if len(p.deferred) > 0 {
 			e.retry(p)
 		}
 	}
-	if e.now.Sub(e.lastSweep) >= sweepEvery {
+	if e.now.Sub(e.lastSweep) >= late*sweepEvery {
 		e.lastSweep = e.now
 		e.sweep()
 	}
@@ -375,7 +382,7 @@ func (e *Engine) turn() {
 		e.lastRetry = e.now
 		e.slots.again()
 	}
-	if e.now.Sub(e.lastLook) >= lookEvery {
+	if e.now.Sub(e.lastLook) >= late*lookEvery {
 		e.lastLook = e.now
 		full := e.now.Sub(e.lastWalk) >= walkEvery
 		if full {

@@ -74,6 +74,7 @@ func (e *Engine) pressure() {
 		e.turnProc++
 		p := e.live[e.turnProc%len(e.live)]
 		if !e.evictable(p) {
+			under = under || e.soon(p)
 			continue
 		}
 		if n := e.choose(p, int(min(want, handoff.BatchPages))); n > 0 {
@@ -81,6 +82,9 @@ func (e *Engine) pressure() {
 			want -= int64(n)
 			flying += n
 			chosen = true
+			p.rests = 0
+		} else {
+			under = under || p.mayAge()
 		}
 	}
 	if !chosen && !under && e.slots.room() == state.RawBuffers {
@@ -104,6 +108,19 @@ func (e *Engine) evictable(p *process) bool {
 		!p.unscanned && e.now.Sub(p.round) >= roundEvery && e.checkChild(p, space.Limit)
 }
 
+// soon says whether a process that is not evictable now will be in a moment: its clock
+// rests, its helper is on the last steps of a command, or something is to be applied.
+func (e *Engine) soon(p *process) bool {
+	if !p.has(state.FlagReady) || p.has(state.FlagHungUp) || p.running() {
+		return false // running is counted already
+	}
+	return e.now.Sub(p.round) >= roundEvery || p.mayAge()
+}
+
+// mayAge says whether another round of the clock may find what the last ones did not:
+// each makes every page older by one.
+func (p *process) mayAge() bool { return p.rests <= space.MaxAge+1 }
+
 // roundEvery is how long the clock rests when it came round and found nothing cold:
 // a page that was just given must be there long enough to be used.
 const roundEvery = time.Millisecond
@@ -125,6 +142,7 @@ func (e *Engine) choose(p *process, want int) int {
 				// Once around: what is in use now has grown older by one.
 				if pages == 0 {
 					p.round = e.now
+					p.rests++
 				}
 				break
 			}

@@ -39,6 +39,7 @@ type process struct {
 	again        time.Time // when everything was registered anew
 	cursor       uint64    // of the clock
 	round        time.Time // when the clock last came round and found nothing
+	rests        int       // rounds since the clock found something
 	streams      [4]stream
 	borders      []uint64 // where mappings end, as of the last look
 	excluded     map[uint64]struct{}

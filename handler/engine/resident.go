@@ -25,8 +25,8 @@ func (e *Engine) give(pages int64) {
 // room is how many more pages fit the budget.
 func (e *Engine) room() int64 { return e.budget - e.resident }
 
-// measure asks the kernel, at most every measureEvery.
-func (e *Engine) measure() {
+// measure asks the kernel, if that was long enough ago.
+func (e *Engine) measure(every time.Duration) {
 	if r, ok := e.pss.take(); ok {
 		// It took its time, and what happened meanwhile may be in it or not: less
 		// than the count is believed by half.
@@ -36,7 +36,7 @@ func (e *Engine) measure() {
 			e.resident = (e.resident + counted) / 2
 		}
 	}
-	if e.now.Sub(e.lastMeasure) < measureEvery {
+	if e.now.Sub(e.lastMeasure) < every {
 		return
 	}
 	e.lastMeasure = e.now

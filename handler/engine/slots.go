@@ -61,15 +61,20 @@ func newSlots(mem *state.Memory, wake func()) *slots {
 	return s
 }
 
+// manyEnded is how many stored pages are worth waking the engine for. It looks by
+// itself every few milliseconds.
+const manyEnded = 128
+
 // done is the store's SpaceConfig.Done: it runs on any goroutine.
 func (s *slots) done(op *store.Op) {
 	write := op.Write
 	s.mu.Lock()
 	s.ended = append(s.ended, op)
+	n := len(s.ended)
 	s.mu.Unlock()
 	// The engine looks here at each turn. It waits only for pages that it has
-	// asked for, and for raw buffers when it has run out of them.
-	if !write || s.short.Load() {
+	// asked for, and for raw buffers when it has run out of them: for many at once.
+	if !write || s.short.Load() && n >= manyEnded {
 		s.wake()
 	}
 }
