@@ -23,6 +23,7 @@ type fakeAgent struct {
 	requests []api.AddRequest // under mu
 	refuse   string           // under mu; what every Add that is not a report is refused with
 	onAdd    func(api.AddRequest)
+	about    api.Agent // what it says of itself
 }
 
 // startAgent starts an agent whose containers get folder.
@@ -35,6 +36,11 @@ func startAgent(t *testing.T, folder string) *fakeAgent {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/containers", a.add)
+	mux.HandleFunc("GET /v1/agent", func(w http.ResponseWriter, _ *http.Request) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		answer(w, http.StatusOK, a.about)
+	})
 	server := httptest.NewUnstartedServer(mux)
 	server.Listener.Close()
 	server.Listener = listener
