@@ -422,6 +422,9 @@ func (e *Engine) checkChild(p *process, addr uint64) bool {
 	if !p.has(state.FlagChild) || p.has(state.FlagChecked) {
 		return true
 	}
+	if len(p.batch) > 0 {
+		return false // what was read and not applied yet is not in the table
+	}
 	if !p.has(state.FlagIdentified) {
 		return e.inherited(p, addr)
 	}
