@@ -363,18 +363,19 @@ func (e *Engine) turn() {
 		}
 	}
 	// Who waits for a fault does not wait for the books, unless they are overdue.
-	late := time.Duration(1)
+	due := func(every time.Duration) time.Duration { return every }
 	if e.faulting {
-		e.faulting, late = false, 2
+		e.faulting = false
+		due = func(every time.Duration) time.Duration { return 2 * every }
 	}
-	e.measure(late * measureEvery)
+	e.measure(due(measureEvery))
 	e.pressure()
 	for _, p := range e.live {
 		if len(p.deferred) > 0 {
 			e.retry(p)
 		}
 	}
-	if e.now.Sub(e.lastSweep) >= late*sweepEvery {
+	if e.now.Sub(e.lastSweep) >= due(sweepEvery) {
 		e.lastSweep = e.now
 		e.sweep()
 	}
@@ -382,7 +383,7 @@ func (e *Engine) turn() {
 		e.lastRetry = e.now
 		e.slots.again()
 	}
-	if e.now.Sub(e.lastLook) >= late*lookEvery {
+	if e.now.Sub(e.lastLook) >= due(lookEvery) {
 		e.lastLook = e.now
 		full := e.now.Sub(e.lastWalk) >= walkEvery
 		if full {
