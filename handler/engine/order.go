@@ -305,10 +305,10 @@ func (e *Engine) placeForks(p *process, now ranges) bool {
 			continue
 		}
 		if had == nil { // it is gone already: nobody cares
-			at[k] = len(others)
+			at[k] = e.readBefore(i, others)
 			continue
 		}
-		at[k] = e.position(others, now, had)
+		at[k] = e.position(others, now, had, e.readBefore(i, others))
 	}
 	p.lookingSince = time.Time{}
 	var batch []int
@@ -338,8 +338,9 @@ func (e *Engine) readBefore(i int, others []int) int {
 }
 
 // position finds after how many of the others the child was made: there its
-// registered mappings are what the parent's were.
-func (e *Engine) position(others []int, now, had ranges) int {
+// registered mappings are what the parent's were. Where several places fit (a REMOVE
+// changes no mapping), it is the one nearest to that of reading, `read`.
+func (e *Engine) position(others []int, now, had ranges, read int) int {
 	var points []uint64
 	for _, i := range others {
 		m := &e.mem.Ring[i].Msg
@@ -354,7 +355,8 @@ func (e *Engine) position(others []int, now, had ranges) int {
 	for k, x := range points {
 		state[k] = now.covers(x, x+1)
 	}
-	best, least := len(others), len(points)+1
+	far := func(n int) int { return max(n-read, read-n) }
+	best, least := read, len(points)+1
 	for n := len(others); ; n-- {
 		wrong := 0
 		for k, x := range points {
@@ -362,7 +364,7 @@ func (e *Engine) position(others []int, now, had ranges) int {
 				wrong++
 			}
 		}
-		if wrong < least {
+		if wrong < least || wrong == least && far(n) < far(best) {
 			best, least = n, wrong
 		}
 		if n == 0 {
