@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/farpage/farpage/api"
+	"github.com/farpage/farpage/internal/need"
 	"github.com/farpage/farpage/oci/policy"
 )
 
@@ -33,9 +34,7 @@ func eachRuntime(t *testing.T, test func(t *testing.T, runtime string)) {
 		t.Run(runtime, func(t *testing.T) {
 			needRoot(t)
 			for _, program := range []string{runtime, "gcc", "ldd"} {
-				if _, err := exec.LookPath(program); err != nil {
-					t.Skipf("%s is not installed", program)
-				}
+				need.Program(t, program)
 			}
 			test(t, runtime)
 		})

@@ -12,15 +12,14 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/farpage/farpage/internal/need"
 	"golang.org/x/sys/unix"
 )
 
 // needRoot skips a test that mounts.
 func needRoot(t *testing.T) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting needs root")
-	}
+	need.Root(t, "mounting")
 }
 
 // waiting is a process in a mount namespace of its own, with a root file system mounted

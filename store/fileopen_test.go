@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/farpage/farpage/internal/need"
 	"github.com/farpage/farpage/store"
 	"golang.org/x/sys/unix"
 )
@@ -96,7 +97,7 @@ func TestFileRefusesAFileOfSomebodyElse(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "slots")
 	write(t, path, header())
 	if err := os.Chown(path, 4711, -1); err != nil {
-		t.Skip("changing an owner needs root")
+		need.Skip(t, "changing an owner needs root: run `sudo make test`")
 	}
 	refuses(t, path, "belongs to user 4711, who could read and change what is far: remove it, or choose another path")
 }

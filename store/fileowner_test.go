@@ -10,21 +10,19 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/farpage/farpage/internal/need"
 	"github.com/farpage/farpage/store"
 	"golang.org/x/sys/unix"
 )
 
 const childURL = "FARPAGE_TEST_STORE"
 
-// TestOtherAgent is no test but an agent in a process of its own, when it is asked
-// to be one.
-func TestOtherAgent(t *testing.T) {
-	url := os.Getenv(childURL)
-	if url == "" {
-		t.Skip("only as a child")
-	}
+// beOtherAgent is an agent in a process of its own: it opens the store and stays until
+// it is killed.
+func beOtherAgent(url string) {
 	if _, err := store.OpenURL(url); err != nil {
-		t.Fatal(err)
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 	fmt.Fprintln(os.Stderr, "open")
 	select {}
@@ -33,7 +31,7 @@ func TestOtherAgent(t *testing.T) {
 // An agent's keeper shares its descriptors: they and their locks live on.
 func TestFileIsFreeWhenItsAgentIsDeadThoughItsDescriptorsLive(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "slots")
-	agent := exec.Command(os.Args[0], "-test.run=^TestOtherAgent$")
+	agent := exec.Command(os.Args[0])
 	agent.Env = append(os.Environ(), childURL+"=file://"+path)
 	out, err := agent.StderrPipe()
 	if err != nil {
@@ -102,7 +100,7 @@ func takeDescriptors(t *testing.T, pid int, path string) (kept []int) {
 		}
 		fd, err := unix.PidfdGetfd(pidfd, number, 0)
 		if err != nil {
-			t.Skipf("pidfd_getfd: %v", err)
+			need.Skip(t, fmt.Sprintf("pidfd_getfd needs root (run `sudo make test`): %v", err))
 		}
 		kept = append(kept, fd)
 	}

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"os"
 	"testing"
 
 	"github.com/farpage/farpage/store"
@@ -8,7 +9,12 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if url := os.Getenv(childURL); url != "" {
+		beOtherAgent(url)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func TestMemDoesWhatEveryStoreMust(t *testing.T) {
 	storetest.Run(t, func(testing.TB, int) func() (store.Store, error) {

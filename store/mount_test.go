@@ -1,23 +1,23 @@
 package store_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
+	"github.com/farpage/farpage/internal/need"
 	"golang.org/x/sys/unix"
 )
 
 // mount makes a folder with a file system of its own, until the test ends.
 func mount(tb testing.TB, kind, options string) string {
 	tb.Helper()
-	if os.Geteuid() != 0 {
-		tb.Skip("mounting needs root")
-	}
+	need.Root(tb, "mounting")
 	folder := tb.TempDir()
 	if err := unix.Mount("farpage-test", folder, kind, 0, options); err != nil {
-		tb.Skipf("mount %s: %v", kind, err)
+		tb.Fatalf("mount %s: %v", kind, err)
 	}
 	tb.Cleanup(func() {
 		if err := unix.Unmount(folder, 0); err != nil {
@@ -38,9 +38,7 @@ func remount(tb testing.TB, folder, options string) {
 // mountExt4 makes a small disk of its own.
 func mountExt4(tb testing.TB, bytes int64) string {
 	tb.Helper()
-	if os.Geteuid() != 0 {
-		tb.Skip("mounting needs root")
-	}
+	need.Root(tb, "mounting")
 	image, folder := filepath.Join(tb.TempDir(), "image"), tb.TempDir()
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
 		tb.Fatal(err)
@@ -48,11 +46,11 @@ func mountExt4(tb testing.TB, bytes int64) string {
 	if err := os.Truncate(image, bytes); err != nil {
 		tb.Fatal(err)
 	}
-	if out, err := exec.Command("mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", image).CombinedOutput(); err != nil {
-		tb.Skipf("mke2fs: %v: %s", err, out)
+	if out, err := exec.Command(need.Program(tb, "mke2fs"), "-q", "-F", "-t", "ext4", "-m", "0", image).CombinedOutput(); err != nil {
+		tb.Fatalf("mke2fs: %v: %s", err, out)
 	}
 	if out, err := exec.Command("mount", "-o", "loop", image, folder).CombinedOutput(); err != nil {
-		tb.Skipf("mount -o loop: %v: %s", err, out)
+		need.Skip(tb, fmt.Sprintf("mount -o loop (is there a loop device?): %v: %s", err, out))
 	}
 	tb.Cleanup(func() {
 		if err := unix.Unmount(folder, 0); err != nil {

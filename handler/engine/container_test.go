@@ -19,6 +19,7 @@ import (
 	"github.com/farpage/farpage/handler/handoff"
 	"github.com/farpage/farpage/handler/target"
 	"github.com/farpage/farpage/handler/uffd"
+	"github.com/farpage/farpage/internal/need"
 	"github.com/farpage/farpage/oci/policy"
 	"github.com/farpage/farpage/shim/lib"
 	"github.com/farpage/farpage/store"
@@ -65,15 +66,6 @@ func (g *guestProgram) remove() {
 	}
 }
 
-// skip skips a test for want of what it needs, but not where all must run.
-func skip(t *testing.T, reason string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatal("must not be skipped here: " + reason)
-	}
-	t.Skip(reason)
-}
-
 // logBuffer is written by engines and read by tests.
 type logBuffer struct {
 	mu   sync.Mutex
@@ -111,15 +103,15 @@ func inRegion(p *policy.Policy) { p.Regions = []policy.Range{{Start: region, End
 func newContainer(t *testing.T, st store.Store, change ...func(p *policy.Policy)) *container {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		skip(t, "userfaultfd with fork events needs root: run `sudo make test`")
+		need.Skip(t, "userfaultfd with fork events needs root: run `sudo make test`")
 	}
 	device, err := unix.Open(uffd.Device, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		skip(t, fmt.Sprintf("%s: %v", uffd.Device, err))
+		need.Skip(t, fmt.Sprintf("%s: %v", uffd.Device, err))
 	}
 	t.Cleanup(func() { _ = unix.Close(device) })
 	if guests.once.Do(guests.build); guests.err != nil {
-		skip(t, fmt.Sprintf("the guest needs gcc and libc's headers: %v", guests.err))
+		need.Skip(t, fmt.Sprintf("the guest needs gcc and libc's headers: %v", guests.err))
 	}
 	c := &container{t: t, dir: t.TempDir(), log: &logBuffer{}}
 	library, err := lib.Library(c.dir)

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+
+	"github.com/farpage/farpage/internal/need"
 )
 
 const header = "../../shim/protocol.h"
@@ -111,13 +113,7 @@ func fieldsOf(text, name string) []string {
 // askC compiles the header and runs statements that print "name value" lines.
 func askC(t *testing.T, statements string) string {
 	t.Helper()
-	compiler, err := exec.LookPath("gcc")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("no gcc: install it")
-		}
-		t.Skip("no gcc: install it")
-	}
+	compiler := need.Program(t, "gcc")
 	path, err := filepath.Abs(header)
 	if err != nil {
 		t.Fatal(err)

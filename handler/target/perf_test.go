@@ -1,17 +1,16 @@
 package target
 
 import (
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/farpage/farpage/internal/need"
 )
 
 func TestMmapsTellsWhatAChildOfTheWatchedProcessMaps(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: perf_event_open of another process")
-	}
+	need.Root(t, "perf_event_open of another process")
 	c := exec.Command("sh", "-c", "read x; sh -c 'true'; read y")
 	in, err := c.StdinPipe()
 	if err != nil {

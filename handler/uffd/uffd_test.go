@@ -1,11 +1,13 @@
 package uffd
 
 import (
+	"fmt"
 	"os"
 	"syscall"
 	"testing"
 	"unsafe"
 
+	"github.com/farpage/farpage/internal/need"
 	"golang.org/x/sys/unix"
 )
 
@@ -108,8 +110,5 @@ func TestACopiedPageIsReadByTheFaultingThread(t *testing.T) {
 
 func skip(t *testing.T, err error) {
 	t.Helper()
-	if os.Getenv("CI") != "" {
-		t.Fatalf("needs %s and root: %v", Device, err)
-	}
-	t.Skipf("needs %s and root: %v", Device, err)
+	need.Skip(t, fmt.Sprintf("%s and root are needed (`farpage check` says more): %v", Device, err))
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/farpage/farpage/internal/need"
 	"github.com/farpage/farpage/shim/lib"
 )
 
@@ -173,13 +174,7 @@ func TestProgramRunsAsUsualWithTheLibraryWhereNobodyRings(t *testing.T) {
 }
 
 func TestOneFileServesMuslToo(t *testing.T) {
-	compiler, err := exec.LookPath("musl-gcc")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("no musl-gcc: install musl-tools")
-		}
-		t.Skip("no musl-gcc: install musl-tools")
-	}
+	compiler := need.Program(t, "musl-gcc")
 	dir := t.TempDir()
 	path := filepath.Join(dir, "libfarpage.so")
 	source, program := filepath.Join(dir, "maps.c"), filepath.Join(dir, "maps")

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/farpage/farpage/internal/need"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,7 +21,7 @@ import (
 func needContainers(t *testing.T, programs ...string) {
 	t.Helper()
 	if err := Missing(programs...); err != nil {
-		t.Skip(err)
+		need.Skip(t, err.Error())
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/farpage/farpage/internal/need"
 )
 
 func TestRunEndsWithTheStatusOfItsCommand(t *testing.T) {
@@ -76,7 +78,7 @@ func TestPresetPreloadIsKeptInFrontOfOurs(t *testing.T) {
 	requireFarpage(t)
 	libraries, _ := filepath.Glob("/lib/*/libm.so.6")
 	if len(libraries) == 0 {
-		skip(t, "no libm.so.6 to preload")
+		need.Skip(t, "no libm.so.6 to preload")
 	}
 	t.Setenv("LD_PRELOAD", libraries[0])
 	far := startFar(t, t.TempDir(), "sh", "-c", `echo "$LD_PRELOAD"`).wait(time.Minute)

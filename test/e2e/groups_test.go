@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/farpage/farpage/internal/need"
 	"github.com/farpage/farpage/test/group"
 )
 
@@ -27,7 +28,7 @@ func (o *openGroups) open(t *testing.T) *group.Group {
 	t.Helper()
 	g, err := group.New()
 	if errors.Is(err, group.ErrNoCgroup) {
-		skip(t, err.Error())
+		need.Skip(t, err.Error())
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/farpage/farpage/internal/need"
 	"github.com/farpage/farpage/test/agent"
 	"github.com/farpage/farpage/test/container"
 )
@@ -29,7 +30,7 @@ func startHost(t *testing.T) *host {
 	t.Helper()
 	requireFarpage(t)
 	if err := container.Missing(); err != nil {
-		skip(t, err.Error())
+		need.Skip(t, err.Error())
 	}
 	folder, err := os.MkdirTemp(filepath.Dir(hostFolders), filepath.Base(hostFolders))
 	if err != nil {

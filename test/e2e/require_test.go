@@ -2,9 +2,10 @@ package e2e
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/farpage/farpage/internal/need"
 )
 
 // farpagePath is absolute. FARPAGE_BIN names another one to test.
@@ -20,23 +21,11 @@ func farpagePath() string {
 	return absolute
 }
 
-// skip skips the test with a reason a reader can act on. Where everything must
-// be tested (CI=true or FARPAGE_REQUIRE=1) it fails it instead.
-func skip(t *testing.T, reason string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" || os.Getenv("FARPAGE_REQUIRE") == "1" {
-		t.Fatal("must not be skipped here: " + reason)
-	}
-	t.Skip(reason)
-}
-
 func requireFarpage(t *testing.T) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		skip(t, "farpage run needs root: run `sudo make test`")
-	}
+	need.Root(t, "farpage run")
 	if _, err := os.Stat(farpagePath()); err != nil {
-		skip(t, "no bin/farpage: run `make build` first")
+		need.Skip(t, "no bin/farpage: run `make build` first")
 	}
 }
 
@@ -49,9 +38,5 @@ func requireProgram(t *testing.T, name string, paths ...string) string {
 			return path
 		}
 	}
-	path, err := exec.LookPath(name)
-	if err != nil {
-		skip(t, name+" is not installed: run `sudo scripts/ensure-packages.sh test`")
-	}
-	return path
+	return need.Program(t, name)
 }

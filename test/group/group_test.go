@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/farpage/farpage/internal/need"
 	"github.com/farpage/farpage/test/group"
 )
 
@@ -16,7 +17,7 @@ func newGroup(t *testing.T) *group.Group {
 	t.Helper()
 	g, err := group.New()
 	if errors.Is(err, group.ErrNoCgroup) {
-		t.Skip(err)
+		need.Skip(t, err.Error())
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -35,9 +35,6 @@ func TestIndexAgreesWithASortedSlice(t *testing.T) {
 }
 
 func TestIndexReachesTheLastGroupOfTheLargestFile(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it needs some memory")
-	}
 	var x index
 	for _, i := range []int64{1 << 28, 3, 64, 4095, 4096} {
 		x.add(i)
