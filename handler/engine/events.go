@@ -147,18 +147,14 @@ func (e *Engine) applyFirst(p *process) bool {
 	return true
 }
 
-// releaseRing frees the ring slots of a memory that is no more. The descriptor of
-// a child that no record has taken is closed: without its parent it is nobody's.
+// releaseRing applies what a memory that is no more has left in the ring: a child that
+// was forked from it lives on, with the pages as those events left them. Nothing more
+// can be learned of their order.
 func (e *Engine) releaseRing(p *process) {
+	for len(p.batch) > 0 && e.applyFirst(p) {
+	}
 	for _, i := range p.batch {
-		ev := &e.mem.Ring[i]
-		if ev.Msg.Event == uffd.EventFork && ev.Child == 0 {
-			if e.apply(p, ev) {
-				ev.Source = 0
-			}
-			continue
-		}
-		ev.Source = 0
+		e.mem.Ring[i].Source = 0 // no memory for a table: apply has said so
 	}
 	p.batch = nil
 }
