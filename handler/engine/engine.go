@@ -40,7 +40,6 @@ type Engine struct {
 	cfgMu  sync.Mutex
 	cfg    Config // written by the engine's thread, with cfgMu held
 	mem    *state.Memory
-	store  store.Store
 	log    *logrus.Entry
 	device int // of uffd.Device, the agent's
 
@@ -116,7 +115,7 @@ func New(cfg Config, st store.Store, device int, log *logrus.Entry) (*Engine, er
 	if err := mem.SetConfig(b); err != nil {
 		return nil, err
 	}
-	e, err := prepare(cfg, mem, st, device, log)
+	e, err := prepare(cfg, mem, device, log)
 	if err != nil {
 		return nil, err
 	}
@@ -136,13 +135,13 @@ func New(cfg Config, st store.Store, device int, log *logrus.Entry) (*Engine, er
 }
 
 // prepare makes what a new and a recovered engine have in common.
-func prepare(cfg Config, mem *state.Memory, st store.Store, device int, log *logrus.Entry) (*Engine, error) {
+func prepare(cfg Config, mem *state.Memory, device int, log *logrus.Entry) (*Engine, error) {
 	p, err := newPoller()
 	if err != nil {
 		return nil, err
 	}
 	e := &Engine{
-		cfg: cfg, mem: mem, store: st, device: device,
+		cfg: cfg, mem: mem, device: device,
 		log:    log.WithField("container", cfg.ID),
 		poller: p, listener: -1, statFD: -1,
 		nodes: space.NewNodes(mem.Nodes), procs: make([]*process, state.MaxProcs),

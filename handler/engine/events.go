@@ -4,11 +4,9 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"syscall"
 	"time"
 
-	"github.com/farpage/farpage/handler/handoff"
 	"github.com/farpage/farpage/handler/space"
 	"github.com/farpage/farpage/handler/state"
 	"github.com/farpage/farpage/handler/target"
@@ -83,7 +81,7 @@ func (e *Engine) drain(p *process) {
 			if len(p.batch) > 0 {
 				e.flush(p) // who faults has been told that its event was read
 			}
-			e.fault(p, fault{addr: addr, flags: flags, tid: tid, since: e.clock()})
+			e.fault(p, fault{addr: addr, flags: flags, tid: tid, since: time.Now()})
 			continue
 		}
 		p.batch = append(p.batch, i)
@@ -161,17 +159,14 @@ func (e *Engine) releaseRing(p *process) {
 
 // apply does to the table what an event says. It may be done again after a crash.
 func (e *Engine) apply(p *process, ev *state.Event) bool {
-	c := &e.mem.Header.Counters
 	var err error
 	switch ev.Msg.Event {
 	case uffd.EventRemove:
 		start, end := ev.Msg.Range()
-		c.Removes++
 		e.takeBack(p, start, end)
 		err = p.table.Remove(start, end, e.slots.drop)
 	case uffd.EventUnmap:
 		start, end := ev.Msg.Range()
-		c.Unmaps++
 		e.takeBack(p, start, end)
 		err = p.table.Clear(start, end, e.slots.drop)
 		p.ranges.remove(start, end)
@@ -179,7 +174,6 @@ func (e *Engine) apply(p *process, ev *state.Event) bool {
 		p.refusedAt.remove(start, end)
 	case uffd.EventRemap:
 		from, to, length := ev.Msg.Remap()
-		c.Remaps++
 		e.takeBack(p, from, from+length)
 		e.takeBack(p, to, to+length)
 		if ev.Phase == 0 {
@@ -206,91 +200,33 @@ func (e *Engine) apply(p *process, ev *state.Event) bool {
 	return true
 }
 
-// smaps reads a process's mappings with their flags.
+// smaps reads a process's mappings with their flags: of the memory that it was
+// identified with, whatever it has executed since.
 func (e *Engine) smaps(p *process, visit func(target.VMA, target.Flags)) error {
-	if !p.has(state.FlagIdentified) {
-		return errors.New("it is not known which process it is")
-	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/%d/smaps", p.rec.Pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if p.has(state.FlagHungUp) || handoff.Gone(int(p.rec.SockFD)) {
-		return target.ErrGone
-	}
-	text, err := e.reader.All(fd)
+	text, err := e.smapsText(p)
 	if err != nil {
 		return err
 	}
 	return target.Smaps(text, visit)
 }
 
-// registered returns the mappings that a userfaultfd watches.
-func (e *Engine) registered(p *process) (ranges, error) {
-	var r ranges
-	err := e.smaps(p, func(v target.VMA, f target.Flags) {
+// smapsText is valid until the reader is used again.
+func (e *Engine) smapsText(p *process) ([]byte, error) {
+	if !p.has(state.FlagIdentified) {
+		return nil, errors.New("it is not known which process it is")
+	}
+	return e.reader.All(int(p.rec.SmapsFD))
+}
+
+// registered returns the mappings that a userfaultfd watches, from the content of
+// /proc/PID/smaps.
+func registered(smaps []byte) (r ranges, err error) {
+	err = target.Smaps(smaps, func(v target.VMA, f target.Flags) {
 		if f.Registered {
 			r.add(v.Start, v.End)
 		}
 	})
 	return r, err
-}
-
-// child returns the record of the child that a FORK event brought, made before
-// anything else and named in the ring, so that doing it again finds it.
-func (e *Engine) child(p *process, ev *state.Event) (*process, error) {
-	if ev.Child == 0 {
-		c := e.newProcess()
-		if c == nil {
-			return nil, fmt.Errorf("more than %d processes", state.MaxProcs)
-		}
-		c.rec.UffdFD = int32(ev.Msg.ForkFD())
-		c.rec.Area, c.rec.Parent = p.rec.Area, int32(p.index)
-		c.rec.Nonce = randomNonce()
-		c.rec.Used = state.ProcForked
-		ev.Child = uint32(c.index) + 1
-		return c, nil
-	}
-	if c := e.procs[ev.Child-1]; c != nil {
-		return c, nil
-	}
-	return e.track(int(ev.Child - 1)), nil
-}
-
-// forked takes in the child that a FORK event brought.
-func (e *Engine) forked(p *process, ev *state.Event) error {
-	c, err := e.child(p, ev)
-	if err != nil {
-		return err
-	}
-	if c.rec.Used == state.ProcForked {
-		table, err := p.table.Fork(e.slots.ref, e.slots.drop)
-		if err != nil {
-			return err
-		}
-		c.rec.Root = table.Root()
-		c.rec.Flags = state.FlagChild
-		c.rec.Used = state.ProcLive
-		e.mem.Header.Counters.Forks++
-	}
-	if e.procs[c.index] == nil {
-		c.table = space.OpenTable(e.nodes, c.rec.Root)
-		if err := e.enter(c); err != nil {
-			e.log.Errorf("watch a forked child: %v", err)
-		}
-	}
-	c.parent = p
-	c.ranges = append(ranges(nil), p.ranges...)
-	c.keepOut = append(ranges(nil), p.keepOut...)
-	c.rescan = append(ranges(nil), p.rescan...)
-	c.unscanned = len(c.rescan) > 0
-	// EEXIST: done before. ESRCH: the child is gone already; sweep sees it.
-	if errno := e.mark(c); errno != 0 && errno != syscall.EEXIST && errno != syscall.ESRCH {
-		e.warn("nonce", "mark a child of pid %d: %v", p.rec.Pid, errno)
-	}
-	e.protect(p, c)
-	return nil
 }
 
 func randomNonce() uint64 {
@@ -309,6 +245,3 @@ func (e *Engine) nonblocking(p *process) {
 		e.warn("nonblock", "pid %d: %v", p.rec.Pid, err)
 	}
 }
-
-// clock is the time now, finer than e.now.
-func (e *Engine) clock() time.Time { return time.Now() }

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"encoding/binary"
 	"sort"
 	"syscall"
 	"time"
@@ -10,9 +9,6 @@ import (
 	"github.com/farpage/farpage/handler/handoff"
 	"github.com/farpage/farpage/handler/space"
 	"github.com/farpage/farpage/handler/state"
-	"github.com/farpage/farpage/handler/target"
-	"github.com/farpage/farpage/handler/uffd"
-	"golang.org/x/sys/unix"
 )
 
 // Eviction: over the high watermark, cold runs of touched pages are chosen by a
@@ -87,10 +83,10 @@ func (e *Engine) pressure() {
 			under = under || p.mayAge()
 		}
 	}
-	if !chosen && !under && e.slots.room() == state.RawBuffers {
+	if !chosen && !under && e.slots.idle() {
 		e.stuck, e.forced = true, 0
 	}
-	if e.now.Sub(e.evictedAt) > hopeless && e.slots.room() == state.RawBuffers {
+	if e.now.Sub(e.evictedAt) > hopeless && e.slots.idle() {
 		e.stuck = true // what is tried is refused: locked memory, for one
 	}
 }
@@ -207,76 +203,6 @@ func (e *Engine) choose(p *process, want int) int {
 	return pages
 }
 
-// exclude finds the pages that must not be far when a thread exits: the kernel's
-// last writes to a missing page of an exiting thread are lost. They are those of
-// the robust list head and of the TID word beside it, in glibc's thread
-// descriptor; musl's are in libc's .bss, which is not registered at all.
-//
-// Threads that start after this are safe: before a thread of glibc exits it
-// gives its stack back, and that event makes the command out of date.
-func (e *Engine) exclude(p *process) {
-	clear(p.excluded)
-	if p.task < 0 {
-		return
-	}
-	var tids [512]int32
-	n, more, err := target.Tasks(p.task, tids[:])
-	all := tids[:n]
-	if more && err == nil {
-		big := make([]int32, 65536)
-		if n, _, err = target.Tasks(p.task, big); err == nil {
-			all = big[:n]
-		}
-	}
-	for _, tid := range all {
-		head := target.RobustList(int(tid))
-		if head == 0 {
-			continue
-		}
-		const around = 256 // the descriptor's fields before and behind the head
-		p.excluded[(head-around)&^(space.PageSize-1)] = struct{}{}
-		p.excluded[(head+around)&^(space.PageSize-1)] = struct{}{}
-		e.excludeHeld(p, head)
-	}
-}
-
-// excludeHeld excludes the robust mutexes that a thread holds: when it dies the
-// kernel marks them, and a mark in a missing page would be lost. The list is
-// struct robust_list_head of include/uapi/linux/futex.h: the first node, the
-// futex's offset from a node, and a node that is just being put in or out.
-func (e *Engine) excludeHeld(p *process, head uint64) {
-	const longest = 2048 // ROBUST_LIST_LIMIT
-	var words [24]byte
-	read := func(at uint64, n int) bool {
-		k, err := unix.Pread(int(p.rec.MemFD), words[:n], int64(at))
-		return err == nil && k == n
-	}
-	if !read(head, len(words)) {
-		return
-	}
-	node := binary.LittleEndian.Uint64(words[:])
-	offset := binary.LittleEndian.Uint64(words[8:])
-	pending := binary.LittleEndian.Uint64(words[16:])
-	keep := func(node uint64) {
-		p.excluded[node&^(space.PageSize-1)] = struct{}{}
-		p.excluded[(node+offset)&^(space.PageSize-1)] = struct{}{}
-	}
-	if pending != 0 {
-		keep(pending &^ 1)
-	}
-	for range longest {
-		node &^= 1 // of priority inheritance
-		if node == head || node == 0 {
-			return
-		}
-		keep(node)
-		if !read(node, 8) {
-			return
-		}
-		node = binary.LittleEndian.Uint64(words[:])
-	}
-}
-
 // issue gives a command to the helper.
 func (e *Engine) issue(p *process) {
 	for i := range p.runs[:p.rec.RunCount] {
@@ -341,9 +267,6 @@ func (e *Engine) take(p *process, r *state.Run, moved uint32, errno syscall.Errn
 			entry = entry.WithRefused(true)
 		}
 		e.write(p, a, entry)
-	}
-	if errno != 0 {
-		e.mem.Header.Counters.Refusals++
 	}
 	r.Pages = 0
 	if moved > 0 {
@@ -411,80 +334,6 @@ func (e *Engine) Evict(n int64) {
 		n = 1 << 40
 	}
 	e.forced, e.stuck = n, false
-}
-
-// checkChild holds a child's table against its mappings, once, before it matters:
-// before a far page is given to it, before a missing page is called unexplained,
-// before it is evicted from. Entries whose mapping the child did not inherit
-// (MADV_DONTFORK), has wiped (MADV_WIPEONFORK) or has without its uffd go. false:
-// not yet; addr has to wait.
-func (e *Engine) checkChild(p *process, addr uint64) bool {
-	if !p.has(state.FlagChild) || p.has(state.FlagChecked) {
-		return true
-	}
-	if len(p.batch) > 0 {
-		return false // what was read and not applied yet is not in the table
-	}
-	if !p.has(state.FlagIdentified) {
-		return e.inherited(p, addr)
-	}
-	if quiet, gone := uffd.Quiet(p.uffd(), probeAddr); !quiet || gone {
-		return false
-	}
-	var keep ranges
-	err := e.smaps(p, func(v target.VMA, f target.Flags) {
-		if f.Registered && !f.WipeOnFork {
-			keep.add(v.Start, v.End)
-		}
-	})
-	if err != nil {
-		return e.inherited(p, addr)
-	}
-	if quiet, _ := uffd.Quiet(p.uffd(), probeAddr); !quiet {
-		return false
-	}
-	keep.gaps(0, space.Limit, func(start, end uint64) {
-		if err := p.table.Clear(start, end, e.slots.drop); err != nil {
-			e.warn("nodes", "clear what a child has not inherited: %v", err)
-		}
-		p.ranges.remove(start, end)
-	})
-	p.set(state.FlagChecked)
-	return true
-}
-
-// identifyRaw finds out which process a child is whose page may have been wiped and
-// that has no helper to tell (one made by a bare fork(2)): by its nonce.
-func (e *Engine) identifyRaw(p *process, addr uint64) bool {
-	if addr >= space.Limit || !p.wiped.overlaps(addr, addr+1) || p.parent == nil {
-		return false
-	}
-	for _, pid := range e.candidates(p.parent) {
-		if e.hasNonce(pid, p) && e.identify(p, pid, p.rec.Nonce) == nil {
-			return true
-		}
-	}
-	return false
-}
-
-// inherited says whether a child that is not identified yet has the parent's page
-// at addr: all but what the parent has marked as not to be inherited.
-func (e *Engine) inherited(p *process, addr uint64) bool {
-	if addr >= space.Limit {
-		return false // eviction waits for the child's helper
-	}
-	if e.identifyRaw(p, addr) {
-		return e.checkChild(p, addr)
-	}
-	if !p.wipedKnown && p.parent != nil {
-		err := e.smaps(p.parent, func(v target.VMA, f target.Flags) {
-			if f.WipeOnFork || f.DontCopy {
-				p.wiped.add(v.Start, v.End)
-			}
-		})
-		p.wipedKnown = err == nil
-	}
-	return !p.wiped.overlaps(addr, addr+1)
 }
 
 // EvictAndWait evicts n pages (n < 0: all that can be) and says how many went. From

@@ -18,7 +18,6 @@ type fault struct {
 	flags uint64
 	tid   uint32
 	since time.Time
-	held  bool // by the brake
 	asked bool // the store, for this page and those behind it
 }
 
@@ -62,7 +61,7 @@ func (e *Engine) retry(p *process) {
 
 // account notes how long a fault took from being read to being answered.
 func (e *Engine) account(f fault) {
-	us := e.clock().Sub(f.since).Microseconds()
+	us := time.Since(f.since).Microseconds()
 	c := &e.mem.Header.Counters
 	c.StallUs += uint64(max(us, 0))
 	c.Latency[bucket(us)]++
@@ -94,14 +93,8 @@ func (e *Engine) serve(p *process, f *fault) outcome {
 	if entry.State() == space.InFlight && f.flags&uffd.FaultWP == 0 && !helper {
 		return later
 	}
-	if !helper {
-		if e.room() <= 0 && !e.stuck {
-			if !f.held {
-				f.held = true
-				e.mem.Header.Counters.Braked++
-			}
-			return later
-		}
+	if !helper && e.room() <= 0 && !e.stuck {
+		return later // the brake
 	}
 	if f.flags&uffd.FaultWP != 0 {
 		return e.unprotect(p, f)

@@ -250,14 +250,8 @@ func (e *Engine) open(c *conn, p *process) error {
 	c.proc = p
 	p.rec.SockFD = int32(c.fd)
 	p.rec.HelperTid = c.hello.Tid
-	for _, fd := range []*int32{&p.rec.PagemapFD, &p.rec.MemFD, &p.rec.MapsFD} {
-		e.closeFD(fd, false) // of a child that was identified without its helper
-	}
 	if err := e.identify(p, c.pid, p.rec.Nonce); err != nil {
 		return err
-	}
-	if handoff.Gone(c.fd) {
-		return errHungUp
 	}
 	fd, err := handoff.NewChannel()
 	if err != nil {

@@ -96,10 +96,14 @@ func (e *Engine) registerNew(p *process, start, end uint64) {
 	}
 	var todo ranges
 	e.within(start, min(end, probeAddr), func(start, end uint64) {
-		// Also what is believed to be registered: it may have been a hole.
-		p.keepOut.gaps(start, end, func(start, end uint64) {
-			_ = uffd.Register(p.uffd(), start, end-start, registerMode) // what refuses now is looked at again
-		})
+		var believed ranges
+		believed.add(start, end)
+		p.ranges.gaps(start, end, believed.remove)
+		for _, r := range believed { // it may have been a hole
+			p.keepOut.gaps(r.start, r.end, func(start, end uint64) {
+				_ = uffd.Register(p.uffd(), start, end-start, registerMode) // what refuses now is looked at again
+			})
+		}
 		p.ranges.gaps(start, end, todo.add)
 	})
 	e.registerAll(p, todo)

@@ -1,19 +1,12 @@
 package engine
 
 import (
-	"encoding/binary"
-	"fmt"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
-	"github.com/farpage/farpage/handler/handoff"
 	"github.com/farpage/farpage/handler/state"
 	"github.com/farpage/farpage/handler/target"
 	"github.com/farpage/farpage/handler/uffd"
-	"golang.org/x/sys/unix"
 )
 
 // The order of events. What is decided here can be decided by looking at what is
@@ -51,8 +44,11 @@ func (e *Engine) settle(p *process) bool {
 	if !ambiguous && !forks {
 		return true
 	}
-	e.mem.Header.Counters.Conflicts++
-	now, err := e.registered(p)
+	var now ranges
+	text, err := e.smapsText(p)
+	if err == nil {
+		now, err = registered(text)
+	}
 	if err != nil {
 		e.warn("settle", "pid %d: events met and its mappings cannot be read (%v): taken in the order of reading", p.rec.Pid, err)
 		return true
@@ -275,9 +271,6 @@ func (e *Engine) forksAmongOthers(p *process) bool {
 	return forks && others
 }
 
-// findMax is how long a child is looked for.
-const findMax = time.Second
-
 // placeForks moves each FORK of the batch to where it happened among the others. now
 // are the registered mappings at the end of the batch. false: a child cannot be seen
 // yet.
@@ -292,6 +285,7 @@ func (e *Engine) placeForks(p *process, now ranges) bool {
 	}
 	at := make([]int, len(forks)) // how many of the others come before each
 	for k, i := range forks {
+		at[k] = e.readBefore(i, others)
 		had, ok := e.childMaps(p, &e.mem.Ring[i])
 		if !ok {
 			if p.lookingSince.IsZero() {
@@ -301,14 +295,10 @@ func (e *Engine) placeForks(p *process, now ranges) bool {
 				return false
 			}
 			e.warn("place", "pid %d: a forked child cannot be found: it is taken as forked when that was read", p.rec.Pid)
-			at[k] = e.readBefore(i, others)
-			continue
 		}
-		if had == nil { // it is gone already: nobody cares
-			at[k] = e.readBefore(i, others)
-			continue
+		if had != nil { // it is found, and not gone already
+			at[k] = e.position(others, now, had, at[k])
 		}
-		at[k] = e.position(others, now, had, e.readBefore(i, others))
 	}
 	p.lookingSince = time.Time{}
 	var batch []int
@@ -380,83 +370,4 @@ func (e *Engine) position(others []int, now, had ranges, read int) int {
 			}
 		}
 	}
-}
-
-// childMaps returns the registered mappings of the child that a FORK brought, as they
-// were when it was forked: none of its events is read before. nil: it is gone. ok is
-// false when it cannot be found (yet): it shows up in /proc only after its event was
-// read.
-func (e *Engine) childMaps(p *process, ev *state.Event) (had ranges, ok bool) {
-	c, err := e.child(p, ev)
-	if err != nil {
-		return nil, false
-	}
-	if _, gone := uffd.Quiet(c.uffd(), probeAddr); gone {
-		return nil, true
-	}
-	_ = e.mark(c) // by its nonce it is found; EEXIST when that was done before
-	for _, pid := range e.candidates(p) {
-		if !e.hasNonce(pid, c) {
-			continue
-		}
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
-		if err != nil {
-			return nil, false
-		}
-		had = ranges{}
-		err = target.Smaps(text, func(v target.VMA, f target.Flags) {
-			if f.Registered {
-				had.add(v.Start, v.End)
-			}
-		})
-		return had, err == nil
-	}
-	return nil, false
-}
-
-// candidates are the processes that could be a new child of p: its children, or,
-// where it has none that are new, everybody.
-func (e *Engine) candidates(p *process) []int {
-	var pids []int
-	known := map[int]bool{}
-	for _, q := range e.live {
-		known[int(q.rec.Pid)] = true
-	}
-	add := func(text string) {
-		for _, w := range strings.Fields(text) {
-			if pid, err := strconv.Atoi(w); err == nil && !known[pid] {
-				pids = append(pids, pid)
-			}
-		}
-	}
-	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.rec.Pid))
-	if err == nil {
-		for _, t := range tasks {
-			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", p.rec.Pid, t.Name()))
-			if err == nil {
-				add(string(b))
-			}
-		}
-	}
-	if e.now.Sub(p.lookingSince) > findMax/2 && !p.lookingSince.IsZero() {
-		if all, err := os.ReadDir("/proc"); err == nil {
-			for _, d := range all {
-				add(d.Name())
-			}
-		}
-	}
-	return pids
-}
-
-// hasNonce says whether a process's anchor page has a child's nonce. Reading by
-// /proc/PID/mem never waits for a page.
-func (e *Engine) hasNonce(pid int, c *process) bool {
-	fd, err := unix.Open(fmt.Sprintf("/proc/%d/mem", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false
-	}
-	defer closeQuiet(fd)
-	var word [8]byte
-	n, err := unix.Pread(fd, word[:], int64(c.rec.Area+handoff.AreaAnchor))
-	return err == nil && n == len(word) && binary.LittleEndian.Uint64(word[:]) == c.rec.Nonce
 }

@@ -46,11 +46,11 @@ type process struct {
 	parent       *process
 	wiped        ranges // of the parent: what a child does not inherit
 	wipedKnown   bool
-	lookingSince time.Time // for a child that a FORK in the batch has brought
+	lookingSince time.Time // for the child that it is, or that a FORK in its batch has brought
+	looked       time.Time // when that was last tried
 	placing      bool      // the batch's FORKs, among its other events
 	leftByExec   bool
 	atQuiet      ranges // what was registered when that began
-	born         time.Time
 	command      string
 	reason       string // why it is not evicted
 }
@@ -69,7 +69,7 @@ const probeAddr = 1<<47 - 2*space.PageSize
 func (e *Engine) newProcess() *process {
 	for i := range e.mem.Procs {
 		if e.procs[i] == nil && e.mem.Procs[i].Used == state.ProcFree {
-			e.mem.Procs[i] = state.Proc{UffdFD: -1, SockFD: -1, ChannelFD: -1, PagemapFD: -1, MemFD: -1, MapsFD: -1, Parent: -1}
+			e.mem.Procs[i] = state.Proc{UffdFD: -1, SockFD: -1, ChannelFD: -1, PagemapFD: -1, MemFD: -1, MapsFD: -1, SmapsFD: -1, Parent: -1}
 			return e.track(i)
 		}
 	}
@@ -81,7 +81,7 @@ func (e *Engine) track(i int) *process {
 	e.nextTag++
 	return &process{
 		rec: &e.mem.Procs[i], index: i, tag: e.nextTag, runs: e.mem.Runs(i),
-		statm: -1, task: -1, born: e.now, excluded: map[uint64]struct{}{},
+		statm: -1, task: -1, excluded: map[uint64]struct{}{},
 	}
 }
 
@@ -95,10 +95,11 @@ func (e *Engine) enter(p *process) error {
 
 // identify opens what is looked at from outside, by the pid of the peer. A pid is
 // only a number: that it is the memory of this userfaultfd is proved by the mark in
-// its anchor page, which only the agent puts there, through the userfaultfd. The
-// helper at the other end of the socket must be alive afterwards: then none of the
-// files was opened after an exec.
+// its anchor page, which only the agent puts there, through the userfaultfd. The file
+// that is read from is opened last, so the others are of no later memory: exec leads
+// one way.
 func (e *Engine) identify(p *process, pid int, mark uint64) error {
+	e.closeLooks(p) // of a child that was identified without its helper
 	dir, err := unix.Open(fmt.Sprintf("/proc/%d", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open /proc/%d: %w", pid, err)
@@ -107,16 +108,14 @@ func (e *Engine) identify(p *process, pid int, mark uint64) error {
 	for _, f := range []struct {
 		name string
 		fd   *int32
-	}{{"mem", &p.rec.MemFD}, {"pagemap", &p.rec.PagemapFD}, {"maps", &p.rec.MapsFD}} {
+	}{{"pagemap", &p.rec.PagemapFD}, {"maps", &p.rec.MapsFD}, {"smaps", &p.rec.SmapsFD}, {"mem", &p.rec.MemFD}} {
 		fd, err := unix.Openat(dir, f.name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return fmt.Errorf("open /proc/%d/%s: %w", pid, f.name, err)
 		}
 		*f.fd = int32(fd)
 	}
-	var word [8]byte
-	n, err := unix.Pread(int(p.rec.MemFD), word[:], int64(p.rec.Area+handoff.AreaAnchor))
-	if err != nil || n != len(word) || binary.LittleEndian.Uint64(word[:]) != mark {
+	if !anchored(int(p.rec.MemFD), p.rec.Area, mark) {
 		return fmt.Errorf("%w: pid %d is not the process whose userfaultfd it is", handoff.ErrMessage, pid)
 	}
 	p.rec.Pid, p.rec.Start = int32(pid), target.StartTime(pid)
@@ -128,6 +127,27 @@ func (e *Engine) identify(p *process, pid int, mark uint64) error {
 	}
 	e.look(p)
 	return nil
+}
+
+// anchored says whether the anchor page of a memory, by a descriptor of /proc/PID/mem,
+// has this mark. Reading there never waits for a page.
+func anchored(mem int, area, mark uint64) bool {
+	var word [8]byte
+	n, err := unix.Pread(mem, word[:], int64(area+handoff.AreaAnchor))
+	return err == nil && n == len(word) && binary.LittleEndian.Uint64(word[:]) == mark
+}
+
+// closeLooks closes what identify has opened.
+func (e *Engine) closeLooks(p *process) {
+	for _, fd := range []*int32{&p.rec.PagemapFD, &p.rec.MemFD, &p.rec.MapsFD, &p.rec.SmapsFD} {
+		e.closeFD(fd, false)
+	}
+	for _, fd := range []*int{&p.statm, &p.task} {
+		if *fd >= 0 {
+			closeQuiet(*fd)
+			*fd = -1
+		}
+	}
 }
 
 // execed counts that a process has left a memory by exec, once.
@@ -244,15 +264,8 @@ func (e *Engine) reap(p *process) {
 	p.rec.Used = state.ProcFree
 	e.closeFD(&p.rec.UffdFD, true)
 	e.closeFD(&p.rec.SockFD, true)
-	for _, fd := range []*int32{&p.rec.ChannelFD, &p.rec.PagemapFD, &p.rec.MemFD, &p.rec.MapsFD} {
-		e.closeFD(fd, false)
-	}
-	for _, fd := range []*int{&p.statm, &p.task} {
-		if *fd >= 0 {
-			_ = unix.Close(*fd)
-			*fd = -1
-		}
-	}
+	e.closeFD(&p.rec.ChannelFD, false)
+	e.closeLooks(p)
 	if p.pipe != nil {
 		p.pipe.Close()
 	}

@@ -1,10 +1,11 @@
 package engine
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sort"
+	"slices"
 
 	"github.com/farpage/farpage/handler/handoff"
 	"github.com/farpage/farpage/handler/space"
@@ -36,20 +37,15 @@ func Descriptors(mem *state.Memory) []int {
 		add(p.PagemapFD)
 		add(p.MemFD)
 		add(p.MapsFD)
+		add(p.SmapsFD)
 	}
 	for i := range mem.Ring {
 		if ev := &mem.Ring[i]; ev.Source != 0 && ev.Msg.Event == uffd.EventFork {
 			add(int32(ev.Msg.ForkFD()))
 		}
 	}
-	sort.Ints(fds)
-	out := fds[:0]
-	for i, fd := range fds {
-		if i == 0 || fd != fds[i-1] {
-			out = append(out, fd)
-		}
-	}
-	return out
+	slices.Sort(fds)
+	return slices.Compact(fds)
 }
 
 // RecoverConfig reads what a container was made from, out of its state.
@@ -64,7 +60,7 @@ func RecoverConfig(mem *state.Memory) (Config, error) {
 // Recover makes an engine that goes on where a dead one has stopped, at whatever
 // instruction that was.
 func Recover(cfg Config, mem *state.Memory, st store.Store, device int, log *logrus.Entry) (*Engine, error) {
-	e, err := prepare(cfg, mem, st, device, log)
+	e, err := prepare(cfg, mem, device, log)
 	if err != nil {
 		return nil, err
 	}
@@ -93,18 +89,12 @@ func Recover(cfg Config, mem *state.Memory, st store.Store, device int, log *log
 			if mem.Procs[i].Used != state.ProcLive {
 				continue
 			}
-			table := space.OpenTable(e.nodes, mem.Procs[i].Root)
-			for at := uint64(0); ; {
-				base, leaf, ok := table.NextLeaf(at)
-				if !ok {
-					break
-				}
+			for _, leaf := range space.OpenTable(e.nodes, mem.Procs[i].Root).Leaves() {
 				for _, entry := range leaf {
 					if entry.State() == space.Slot {
 						seen(entry.Slot())
 					}
 				}
-				at = base + space.Fan*space.PageSize
 			}
 		}
 	})
@@ -207,16 +197,14 @@ func (e *Engine) beginAgain(p *process) {
 		e.forget(p)
 		return
 	}
-	p.rec.Flags |= state.FlagHungUp
 	e.reap(p)
 }
 
 // forget gives up all that a hand-off brought, for the next one.
 func (e *Engine) forget(p *process) {
 	e.closeFD(&p.rec.SockFD, true)
-	for _, fd := range []*int32{&p.rec.ChannelFD, &p.rec.PagemapFD, &p.rec.MemFD, &p.rec.MapsFD} {
-		e.closeFD(fd, false)
-	}
+	e.closeFD(&p.rec.ChannelFD, false)
+	e.closeLooks(p)
 	if p.pipe != nil {
 		p.pipe.Close()
 		p.pipe = nil
@@ -239,17 +227,12 @@ func (e *Engine) resumeCommand(p *process) {
 	}
 	// Not handed over, or taken in but for the last word.
 	p.rec.RunCount = 0
-	for at := uint64(0); ; {
-		base, leaf, ok := p.table.NextLeaf(at)
-		if !ok {
-			return
-		}
+	for _, leaf := range p.table.Leaves() {
 		for i, entry := range leaf {
 			if entry.State() == space.InFlight {
 				leaf[i] = entry.To(space.Touched, 0)
 			}
 		}
-		at = base + space.Fan*space.PageSize
 	}
 }
 
@@ -269,7 +252,7 @@ func (e *Engine) reloadRing() {
 		}
 		left = append(left, i)
 	}
-	sort.Slice(left, func(a, b int) bool { return e.mem.Ring[left[a]].Sequence < e.mem.Ring[left[b]].Sequence })
+	slices.SortFunc(left, func(a, b int) int { return cmp.Compare(e.mem.Ring[a].Sequence, e.mem.Ring[b].Sequence) })
 	for _, i := range left {
 		p := e.procs[e.mem.Ring[i].Source-1]
 		p.batch = append(p.batch, i)
@@ -285,8 +268,6 @@ func (e *Engine) WakeAll() {
 		if errno := uffd.Wake(p.uffd(), 0x10000, space.Limit-0x20000); errno != 0 {
 			e.log.Warnf("wake pid %d: %v", p.rec.Pid, errno)
 		}
-		// What is registered is found out again: registering twice does no harm.
-		p.mapped = 0
 	}
 	// Threads that are running already cannot be made to tell of their mappings:
 	// these processes are looked at instead.

@@ -85,9 +85,9 @@ func (e *Engine) register(p *process) {
 	for _, m := range mapped {
 		all.add(m.start, m.end)
 	}
-	all.gaps(0, space.Limit, p.ranges.remove) // what is believed to be registered and is not there
-	again := e.now.Sub(p.again) >= againEvery
-	if again {
+	all.gaps(0, space.Limit, p.ranges.remove)                      // what is believed to be registered and is not there
+	again := !p.again.IsZero() && e.now.Sub(p.again) >= againEvery // at first all of it is new
+	if again || p.again.IsZero() {
 		p.again = e.now
 	}
 	for _, m := range mapped {

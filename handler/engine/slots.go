@@ -80,7 +80,12 @@ func (s *slots) done(op *store.Op) {
 }
 
 // room says how many more pages can be taken in now.
-func (s *slots) room() int { return len(s.raws) }
+func (s *slots) room() int {
+	return min(len(s.raws), len(s.free)+len(s.mem.Slots)-int(s.next))
+}
+
+// idle says whether the store has everything that was taken in.
+func (s *slots) idle() bool { return len(s.raws) == state.RawBuffers }
 
 // wait asks to be woken when the store gives a raw buffer back.
 func (s *slots) wait(on bool) { s.short.Store(on) }

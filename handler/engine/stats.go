@@ -28,17 +28,12 @@ func (e *Engine) Stats() api.Container {
 	}}
 	touched := int64(0)
 	for _, p := range e.live {
-		for at := uint64(0); ; {
-			base, leaf, ok := p.table.NextLeaf(at)
-			if !ok {
-				break
-			}
+		for _, leaf := range p.table.Leaves() {
 			for _, entry := range leaf {
 				if s := entry.State(); s == space.InFlight || s == space.Touched && !entry.Refused() {
 					touched++
 				}
 			}
-			at = base + space.Fan*space.PageSize
 		}
 		proc := api.Process{Pid: int(p.rec.Pid), Command: p.command, State: "managed", Reason: p.reason}
 		if p.has(state.FlagHungUp) || !p.has(state.FlagReady) {

@@ -1,5 +1,7 @@
 package space
 
+import "iter"
+
 // levels of the tree: 4 times 9 bits above the page offset, 48 bits in all.
 const levels = 4
 
@@ -92,6 +94,20 @@ func (t Table) leaf(addr uint64) (*[Fan]Entry, error) {
 // false when there is none.
 func (t Table) NextLeaf(addr uint64) (base uint64, leaf *[Fan]Entry, ok bool) {
 	return t.nextLeaf(t.root, levels-1, 0, addr)
+}
+
+// Leaves yields all leaves: the address of the first entry, and the entries, which may
+// be changed in place.
+func (t Table) Leaves() iter.Seq2[uint64, *[Fan]Entry] {
+	return func(yield func(uint64, *[Fan]Entry) bool) {
+		for at := uint64(0); ; {
+			base, leaf, ok := t.NextLeaf(at)
+			if !ok || !yield(base, leaf) {
+				return
+			}
+			at = base + span(1)
+		}
+	}
 }
 
 func (t Table) nextLeaf(i uint32, level int, at, addr uint64) (uint64, *[Fan]Entry, bool) {

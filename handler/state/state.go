@@ -16,7 +16,7 @@ import "github.com/farpage/farpage/handler/uffd"
 // Magic and Version begin every Header.
 const (
 	Magic   uint64 = 0x3153454741505246 // "FRPAGES1"
-	Version uint32 = 1
+	Version uint32 = 2
 )
 
 // How many of each there are.
@@ -42,14 +42,12 @@ type Header struct {
 
 // Counters are statistics that go on over an agent's death.
 type Counters struct {
-	Faults, ServedFar, ServedZero, Unexplained   uint64
-	StallUs, Evicted, Restored, Prefetched       uint64
-	Forks, Execs, Exited, FarLimitHits           uint64
-	StoreErrors, ChecksumErrors, ProtocolErrors  uint64
-	ResidentPeak                                 uint64
-	Latency                                      [40]uint64 // faults by time, see engine's histogram
-	Remaps, Removes, Unmaps, Conflicts, Refusals uint64
-	Populates, Braked                            uint64
+	Faults, ServedFar, ServedZero, Unexplained  uint64
+	StallUs, Evicted, Restored, Prefetched      uint64
+	Forks, Execs, Exited, FarLimitHits          uint64
+	StoreErrors, ChecksumErrors, ProtocolErrors uint64
+	ResidentPeak                                uint64
+	Latency                                     [40]uint64 // faults by time, see engine's histogram
 }
 
 // Proc.Used values.
@@ -78,6 +76,7 @@ type Proc struct {
 	PagemapFD int32
 	MemFD     int32
 	MapsFD    int32
+	SmapsFD   int32
 	Pid       int32 // in the agent's pid namespace, 0: not known
 	HelperTid uint32
 	Start     uint64 // start time of Pid
@@ -87,7 +86,7 @@ type Proc struct {
 	Command   uint32 // number of its newest command
 	RunCount  uint32 // of that command; 0: none is under way
 	Parent    int32  // index of the Proc that it was forked from, -1: none
-	_         [176]byte
+	_         [168]byte
 }
 
 // Run is the agent's own note of a run of a command. What the channel says about
@@ -98,10 +97,8 @@ type Run struct {
 	First uint32
 }
 
-// Slot.Source values beyond 0 are a Proc's index plus one.
-
-// Event is a slot of the ring. Source is written before the read, and cleared
-// last of all.
+// Event is a slot of the ring. Source, a Proc's index plus one, is written before the
+// read and cleared last of all; 0: free.
 type Event struct {
 	Source   uint32
 	Phase    uint32 // of REMAP: 1 once its entries were copied

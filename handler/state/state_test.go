@@ -43,7 +43,7 @@ func TestWhatOneMappingWritesAnotherReads(t *testing.T) {
 	if a.Header.Magic != Magic || a.Header.Version != Version || a.Header.ListenerFD != -1 {
 		t.Fatalf("a new state begins with %+v", a.Header)
 	}
-	a.Header.Sequence, a.Header.ID, a.Header.Counters.Braked = 7, 8, 9
+	a.Header.Sequence, a.Header.ID, a.Header.Counters.Latency[39] = 7, 8, 9
 	config := bytes.Repeat([]byte("c"), configMax/2) // there is room for two
 	if err := a.SetConfig(config); err != nil {
 		t.Fatal(err)
@@ -74,7 +74,7 @@ func TestWhatOneMappingWritesAnotherReads(t *testing.T) {
 	}
 
 	b := open2(t, a.FD)
-	if *b.Header != *a.Header || b.Header.Counters.Braked != 9 {
+	if *b.Header != *a.Header || b.Header.Counters.Latency[39] != 9 {
 		t.Errorf("header %+v, want %+v", b.Header, a.Header)
 	}
 	if !bytes.Equal(b.Config(), config) {
