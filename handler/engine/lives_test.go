@@ -240,3 +240,17 @@ func TestChildWithoutAHelperIsServedItsParentsFarMemory(t *testing.T) {
 		g.right("read 0 300 1")
 	}
 }
+
+// Nobody tells which process such a child is, and what it does not inherit only its own
+// mappings tell: it is found by its nonce.
+func TestChildWithoutAHelperReadsZerosInWhatItsParentHadWiped(t *testing.T) {
+	c := newContainer(t, memory(t), inRegion)
+	g := c.interpreter()
+	g.does("map 400")
+	g.does("write 0 300 1")
+	g.does("wipe 100 200")
+	g.does("rawforks")
+	c.evict(1)
+	g.right("fork 0 100 200 200 1 0")
+	g.right("read 0 300 1")
+}

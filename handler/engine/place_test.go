@@ -3,7 +3,9 @@ package engine
 import (
 	"testing"
 
+	"github.com/farpage/farpage/handler/space"
 	"github.com/farpage/farpage/handler/uffd"
+	"golang.org/x/sys/unix"
 )
 
 // A child that is forked beside other events goes to where its mappings say that it was
@@ -46,4 +48,42 @@ func TestForkStaysWhereItWasReadWhereMappingsDoNotSayOtherwise(t *testing.T) {
 			t.Errorf("%s: after %d of the others, want %d", c.name, got, c.want)
 		}
 	}
+}
+
+// The parent may die while its child is looked for: the FORK has a record by then, and
+// the child lives on with that record's userfaultfd.
+func TestChildOfAParentThatDiesBeforeItsForkIsAppliedIsTakenIn(t *testing.T) {
+	e, p, _ := fakeEngine(t)
+	var err error
+	if e.poller, err = newPoller(); err != nil {
+		t.Fatal(err)
+	}
+	defer e.poller.close()
+	if e.buf, err = pages(1); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(e.buf) }()
+	slot := mustPut(t, e.slots, pageOf(1))
+	const addr = uint64(0x7f0000000000)
+	if err := p.table.Set(addr, space.Make(space.Slot, slot)); err != nil {
+		t.Fatal(err)
+	}
+	uffdOfChild, err := unix.Eventfd(0, unix.EFD_CLOEXEC) // something that can be polled
+	if err != nil {
+		t.Fatal(err)
+	}
+	ev := &e.mem.Ring[0]
+	ev.Source, ev.Msg = uint32(p.index)+1, uffd.Msg{Event: uffd.EventFork, Arg: [3]uint64{uint64(uffdOfChild)}}
+	p.batch, p.placing = []int{0}, true
+	if _, err := e.child(p, ev); err != nil { // as looking for it does
+		t.Fatal(err)
+	}
+	e.reap(p)
+	if len(e.live) != 1 || e.live[0].uffd() != uffdOfChild || ev.Source != 0 {
+		t.Fatalf("%d processes are left, ring slot of %d", len(e.live), ev.Source)
+	}
+	if got := e.live[0].table.Get(addr); got.Slot() != slot || e.slots.refs[slot] != 1 {
+		t.Errorf("the child has %v, its slot %d references", got.State(), e.slots.refs[slot])
+	}
+	e.reap(e.live[0])
 }
