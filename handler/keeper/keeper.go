@@ -10,6 +10,7 @@
 package keeper
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -94,10 +95,26 @@ func Spawn() (pid int, err error) {
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &all, &old); err != nil {
 		return 0, os.NewSyscallError("sigprocmask", err)
 	}
-	pid = spawn(start, end)
+	pid, err = spawnNamed(start, end)
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil); err != nil {
 		return 0, os.NewSyscallError("sigprocmask", err)
 	}
+	return pid, err
+}
+
+// spawnNamed spawns a keeper that is born with its name, this thread's for that
+// long: End and EndStrays know a keeper by it from its first moment.
+func spawnNamed(vdsoStart, vdsoEnd uintptr) (pid int, err error) {
+	const comm = "/proc/thread-self/comm"
+	old, err := os.ReadFile(comm)
+	if err != nil {
+		return 0, err
+	}
+	if err := os.WriteFile(comm, []byte(name), 0); err != nil {
+		return 0, err
+	}
+	pid = spawn(vdsoStart, vdsoEnd)
+	_ = os.WriteFile(comm, bytes.TrimSuffix(old, []byte("\n")), 0) // as the write before
 	if pid < 0 {
 		return 0, os.NewSyscallError("clone", unix.Errno(-pid))
 	}

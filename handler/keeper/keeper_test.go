@@ -305,6 +305,21 @@ func TestEndEndsAKeeperAndNobodyElse(t *testing.T) {
 	}
 }
 
+func TestKeeperHasItsNameFromItsFirstMoment(t *testing.T) {
+	for range 20 {
+		a := start(t, "publish", t.TempDir())
+		r := a.told.Record
+		if n := target.Command(r.Pid); n != name {
+			t.Fatalf("it is named %q", n)
+		}
+		if n := target.Command(r.Agent); n == name {
+			t.Fatal("its agent has the keeper's name")
+		}
+		a.kill()
+		End(r.Pid, r.Start)
+	}
+}
+
 func TestKeeperWhoseAgentLivesIsEndedToo(t *testing.T) {
 	dir := t.TempDir()
 	a := start(t, "publish", dir)
@@ -321,9 +336,6 @@ func TestStrayKeeperIsEndedAndThePublishedOneIsNot(t *testing.T) {
 	dir, other := t.TempDir(), t.TempDir()
 	stray, kept, foreign := start(t, "stray", dir), start(t, "publish", dir), start(t, "publish", other)
 	stray.kill()
-	for _, a := range []*agent{stray, kept, foreign} {
-		within(t, "named", func() bool { return target.Command(a.told.Record.Pid) == name })
-	}
 	EndStrays(dir, kept.told.Record.Pid)
 	r := stray.told.Record
 	within(t, "the stray one ended", func() bool { return !alive(r.Pid, r.Start) })
@@ -340,7 +352,6 @@ func TestStrayKeeperIsEndedAndThePublishedOneIsNot(t *testing.T) {
 func TestRecordOfAPidThatIsSomebodyElsesIsNotTakenForAlive(t *testing.T) {
 	dir := t.TempDir()
 	a := start(t, "publish", dir)
-	within(t, "named", func() bool { return target.Command(a.told.Record.Pid) == name })
 	self, selfStart := os.Getpid(), target.StartTime(os.Getpid())
 	good := a.told.Record
 	for _, c := range []struct {

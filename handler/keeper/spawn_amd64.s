@@ -2,9 +2,9 @@
 
 // func spawn(vdsoStart, vdsoEnd uintptr) int
 //
-// clone(CLONE_FILES) of a process that does nothing: it gives itself a name,
-// a session and the root folder, unmaps everything but this code and the vdso,
-// and sleeps. The child uses registers only: its stack goes with the rest.
+// clone(CLONE_FILES) of a process that does nothing: it gives itself a session
+// and the root folder, unmaps everything but this code and the vdso, and sleeps.
+// The child uses registers only: its stack goes with the rest.
 // Returns the pid, or -errno, in the parent.
 TEXT ·spawn(SB), NOSPLIT|NOFRAME, $0-24
 	MOVQ vdsoStart+0(FP), R12
@@ -26,10 +26,6 @@ TEXT ·spawn(SB), NOSPLIT|NOFRAME, $0-24
 	RET
 
 child:
-	MOVQ $15, DI           // PR_SET_NAME
-	LEAQ keeperName<>(SB), SI
-	MOVQ $157, AX          // prctl
-	SYSCALL
 	MOVQ $112, AX          // setsid
 	SYSCALL
 	LEAQ rootFolder<>(SB), DI
@@ -55,10 +51,6 @@ sleep:
 	MOVQ $34, AX           // pause
 	SYSCALL
 	JMP  sleep
-
-DATA keeperName<>+0(SB)/8, $"farpage-"
-DATA keeperName<>+8(SB)/8, $"keeper\x00\x00"
-GLOBL keeperName<>(SB), RODATA, $16
 
 DATA rootFolder<>+0(SB)/2, $"/\x00"
 GLOBL rootFolder<>(SB), RODATA, $2
