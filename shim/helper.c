@@ -232,7 +232,7 @@ static uint32_t first_staged(uint32_t pages)
  * lock or a fork in progress; both go by. Only pages that somebody has pinned in
  * staging itself are left, and then an event is the lesser evil.
  */
-static void drop_staging(struct helper *h, struct fp_channel *c, uint32_t pages)
+static void drop_staging(struct helper *h, uint32_t pages)
 {
 	uint32_t at = 0;
 
@@ -246,7 +246,6 @@ static void drop_staging(struct helper *h, struct fp_channel *c, uint32_t pages)
 			at = pages;
 			break;
 		}
-		c->drop_errors++;
 		if (r == -EBUSY_)
 			sys3(SYS_madvise, fp_area + FP_AREA_STAGING + offset, bytes, MADV_POPULATE_WRITE_);
 		at = first_staged(pages);
@@ -283,23 +282,17 @@ static uint32_t move_run(struct helper *h, struct fp_channel *c, struct fp_run *
 	if (stale(c)) {
 		__atomic_store_n(&run->result, FP_STALE, __ATOMIC_RELEASE);
 	} else if (pages != 0 && pages <= FP_STAGING_PAGES) {
-		c->step = 1;
 		mv.src = run->addr;
 		mv.len = pages * FP_PAGE;
 		r = sys3(SYS_ioctl, h->uffd, UFFDIO_MOVE_, &mv);
-		c->moves++;
 		if (r == 0) {
 			moved = pages;
 		} else {
 			error = (uint32_t)-r;
 			moved = moved_pages(pages);
-			if (moved * FP_PAGE != (mv.move > 0 ? (uint64_t)mv.move : 0))
-				c->hidden++;
 		}
-		c->step = 2;
 		copy_out(fp_area + FP_AREA_CHANNEL + FP_PAGE + run->first * FP_PAGE, fp_area + FP_AREA_STAGING,
 			 moved * FP_PAGE);
-		c->step = 3;
 		if (moved || error != EBUSY_ || last) {
 			run->moved = moved;
 			run->error = error;
@@ -311,8 +304,7 @@ static uint32_t move_run(struct helper *h, struct fp_channel *c, struct fp_run *
 	if (__atomic_exchange_n(&c->want, 0, __ATOMIC_SEQ_CST))
 		notice(h);
 	if (moved)
-		drop_staging(h, c, moved);
-	c->step = 0;
+		drop_staging(h, moved);
 	return error;
 }
 
@@ -355,8 +347,6 @@ static void obey(struct helper *h, struct fp_channel *c)
 		if (move_run(h, c, run, 0) == EBUSY_) {
 			/* Shared after a fork: make the pages this process's own.
 			 * Outside the exclusion, for a hole faults here. */
-			c->populates++;
-			c->step = 4;
 			sys3(SYS_madvise, run->addr, run->pages * FP_PAGE, MADV_POPULATE_WRITE_);
 			move_run(h, c, run, 1);
 		}

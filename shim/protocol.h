@@ -116,12 +116,7 @@ struct fp_channel {
 	uint32_t command_epoch; /* agent */
 	uint32_t run_count;	/* agent */
 	uint32_t stop;		/* agent: FP_STOP | status: the helper shall exit so */
-	uint32_t step;		/* helper: how far it is, for diagnosis */
-	uint64_t moves;		/* helper: counters, for diagnosis */
-	uint64_t populates;
-	uint64_t hidden;
-	uint64_t drop_errors;
-	uint64_t spare[6];
+	uint32_t spare[21];
 	struct fp_run runs[FP_RUNS_MAX];
 };
 
@@ -138,7 +133,7 @@ FP_ASSERT(offsetof(struct fp_message, error) == 28, "fp_message.error");
 FP_ASSERT(offsetof(struct fp_message, mode) == 32, "fp_message.mode");
 FP_ASSERT(sizeof(struct fp_run) == 32, "fp_run");
 FP_ASSERT(offsetof(struct fp_run, result) == 16, "fp_run.result");
-FP_ASSERT(offsetof(struct fp_channel, moves) == 40, "fp_channel.moves");
+FP_ASSERT(offsetof(struct fp_channel, stop) == 32, "fp_channel.stop");
 FP_ASSERT(offsetof(struct fp_channel, runs) == 120, "fp_channel.runs");
 FP_ASSERT(sizeof(struct fp_channel) <= FP_PAGE, "fp_channel");
 

@@ -12,10 +12,9 @@ import (
 
 // channel mirrors struct fp_channel.
 type channel struct {
-	Wake, Command, Done, Epoch, InIoctl, Want, CommandEpoch, RunCount, Stop, Step uint32
-	Moves, Populates, Hidden, DropErrors                                          uint64
-	_                                                                             [6]uint64
-	Runs                                                                          [RunsMax]run
+	Wake, Command, Done, Epoch, InIoctl, Want, CommandEpoch, RunCount, Stop uint32
+	_                                                                       [21]uint32
+	Runs                                                                    [RunsMax]run
 }
 
 // run mirrors struct fp_run.
@@ -135,16 +134,6 @@ func (p *Pipe) Result(i int) (result, moved, errno uint32) {
 // Page returns data page i, still the container's to change.
 func (p *Pipe) Page(i uint32) []byte {
 	return p.data[uint64(i)*PageSize : uint64(i+1)*PageSize]
-}
-
-// Step says how far the helper is in a run: 1 before UFFDIO_MOVE, 2 before the
-// copy-out, 3 after it, 4 populating, 0 between runs.
-func (p *Pipe) Step() uint32 { return atomic.LoadUint32(&p.c.Step) }
-
-// Counts returns the helper's own counters.
-func (p *Pipe) Counts() (moves, populates, hidden, dropErrors uint64) {
-	return atomic.LoadUint64(&p.c.Moves), atomic.LoadUint64(&p.c.Populates),
-		atomic.LoadUint64(&p.c.Hidden), atomic.LoadUint64(&p.c.DropErrors)
 }
 
 // Stop asks the helper to leave with an exit status: that of the last task of a

@@ -61,11 +61,6 @@ func layouts() map[string]map[string]field {
 			"command_epoch": {unsafe.Offsetof(c.CommandEpoch), unsafe.Sizeof(c.CommandEpoch)},
 			"run_count":     {unsafe.Offsetof(c.RunCount), unsafe.Sizeof(c.RunCount)},
 			"stop":          {unsafe.Offsetof(c.Stop), unsafe.Sizeof(c.Stop)},
-			"step":          {unsafe.Offsetof(c.Step), unsafe.Sizeof(c.Step)},
-			"moves":         {unsafe.Offsetof(c.Moves), unsafe.Sizeof(c.Moves)},
-			"populates":     {unsafe.Offsetof(c.Populates), unsafe.Sizeof(c.Populates)},
-			"hidden":        {unsafe.Offsetof(c.Hidden), unsafe.Sizeof(c.Hidden)},
-			"drop_errors":   {unsafe.Offsetof(c.DropErrors), unsafe.Sizeof(c.DropErrors)},
 			"runs":          {unsafe.Offsetof(c.Runs), unsafe.Sizeof(c.Runs)},
 		},
 		"fp_run": {
