@@ -266,6 +266,14 @@ func (a *Agent) remove(c *container) {
 	if a.containers[c.req.ID] != c {
 		return // abandoned
 	}
+	a.discard(c)
+	delete(a.containers, c.req.ID)
+	a.checkEmpty()
+}
+
+// discard frees what a container had whose engine runs no more: from then on the
+// next agent does not know it.
+func (a *Agent) discard(c *container) {
 	a.root.Remove(c.engine.StateFD())
 	if err := c.engine.Close(); err != nil {
 		a.log.Warnf("container %s: %v", c.req.ID, err)
@@ -273,8 +281,6 @@ func (a *Agent) remove(c *container) {
 	if err := os.RemoveAll(a.containerDir(c.req.ID)); err != nil {
 		a.log.Warnf("container %s: remove its folder: %v", c.req.ID, err)
 	}
-	delete(a.containers, c.req.ID)
-	a.checkEmpty()
 }
 
 // checkEmpty ends a private agent. Preconditions: a.mu is held.
@@ -306,11 +312,7 @@ func (a *Agent) giveUp(c *container) {
 		a.log.Errorf("container %s: %v; what it has stays until the agent ends", c.req.ID, err)
 		return
 	}
-	a.root.Remove(c.engine.StateFD())
-	if err := c.engine.Close(); err != nil {
-		a.log.Warnf("container %s: %v", c.req.ID, err)
-	}
-	_ = os.RemoveAll(a.containerDir(c.req.ID))
+	a.discard(c)
 }
 
 // ErrPolicy says that a policy asks for what the operator does not allow: the
@@ -364,7 +366,9 @@ func (a *Agent) Add(req api.AddRequest) (api.AddReply, error) {
 		Dir: dir, Store: url, Policy: req.Policy,
 	}, st, a.device, a.log)
 	if err == nil {
-		err = a.root.Add(e.StateFD())
+		if err = a.root.Add(e.StateFD()); err != nil {
+			err = errors.Join(err, e.Close())
+		}
 	}
 	if err != nil {
 		_ = os.RemoveAll(dir)
@@ -405,9 +409,10 @@ func (a *Agent) makeDir(dir string, req api.AddRequest) error {
 	return nil
 }
 
-// find finds a container by id, unique prefix of it, or name. Preconditions: a.mu
-// is held.
+// find finds a container by id, unique prefix of it, or name.
 func (a *Agent) find(id string) (*container, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if c := a.containers[id]; c != nil {
 		return c, nil
 	}
@@ -424,6 +429,15 @@ func (a *Agent) find(id string) (*container, error) {
 		return nil, fmt.Errorf("no container %q: `farpage ps` lists them", id)
 	}
 	return nil, fmt.Errorf("%q fits %d containers: give more of the id", id, len(found))
+}
+
+// managed finds a container that has an engine.
+func (a *Agent) managed(id string) (*container, error) {
+	c, err := a.find(id)
+	if err == nil && c.engine == nil {
+		err = fmt.Errorf("container %s is unmanaged: %s", c.req.ID, c.req.Unmanaged)
+	}
+	return c, err
 }
 
 // List returns all containers.
@@ -471,9 +485,7 @@ func (c *container) stats() (api.Container, bool) {
 
 // Get returns one container.
 func (a *Agent) Get(id string) (api.Container, error) {
-	a.mu.Lock()
 	c, err := a.find(id)
-	a.mu.Unlock()
 	if err != nil {
 		return api.Container{}, err
 	}
@@ -489,14 +501,9 @@ const evictWait = 30 * time.Second
 
 // Evict evicts now and says how many pages went.
 func (a *Agent) Evict(ctx context.Context, id string, req api.EvictRequest) (api.EvictReply, error) {
-	a.mu.Lock()
-	c, err := a.find(id)
-	a.mu.Unlock()
+	c, err := a.managed(id)
 	if err != nil {
 		return api.EvictReply{}, err
-	}
-	if c.engine == nil {
-		return api.EvictReply{}, fmt.Errorf("container %s is unmanaged: %s", c.req.ID, c.req.Unmanaged)
 	}
 	pages := (req.Bytes + 4095) / 4096
 	if req.All {
@@ -513,14 +520,9 @@ func (a *Agent) Evict(ctx context.Context, id string, req api.EvictRequest) (api
 
 // Set changes a container's budget and far limit.
 func (a *Agent) Set(id string, req api.SetRequest) (api.Container, error) {
-	a.mu.Lock()
-	c, err := a.find(id)
-	a.mu.Unlock()
+	c, err := a.managed(id)
 	if err != nil {
 		return api.Container{}, err
-	}
-	if c.engine == nil {
-		return api.Container{}, fmt.Errorf("container %s is unmanaged: %s", c.req.ID, c.req.Unmanaged)
 	}
 	p := c.engine.Config().Policy
 	if req.LocalBytes != nil {
@@ -562,11 +564,7 @@ func (a *Agent) Stop() error {
 		}
 		select {
 		case <-c.engine.Ended():
-			a.root.Remove(c.engine.StateFD())
-			if err := c.engine.Close(); err != nil {
-				a.log.Warnf("container %s: %v", id, err)
-			}
-			_ = os.RemoveAll(a.containerDir(id))
+			a.discard(c)
 		default:
 			if err := c.engine.Abandon(); err != nil {
 				a.log.Warnf("container %s: %v", id, err)
