@@ -23,9 +23,9 @@ import (
 // anything else and named in the ring, so that doing it again finds it.
 func (e *Engine) child(p *process, ev *state.Event) (*process, error) {
 	if ev.Child == 0 {
-		c := e.newProcess()
-		if c == nil {
-			return nil, fmt.Errorf("more than %d processes", state.MaxProcs)
+		c, err := e.newProcess()
+		if err != nil {
+			return nil, err
 		}
 		c.rec.UffdFD = int32(ev.Msg.ForkFD())
 		c.rec.Area, c.rec.Parent = p.rec.Area, int32(p.index)

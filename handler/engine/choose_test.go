@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/farpage/farpage/handler/handoff"
 	"github.com/farpage/farpage/handler/space"
@@ -50,6 +51,22 @@ func chosen(t *testing.T, p *process) map[uint64]bool {
 		t.Errorf("%d runs with %d pages", p.rec.RunCount, first)
 	}
 	return pages
+}
+
+// withPipe gives a process a channel, which goes with the test.
+func withPipe(t *testing.T, p *process) {
+	t.Helper()
+	fd, err := handoff.NewChannel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pipe, err := handoff.OpenPipe(fd)
+	_ = syscall.Close(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pipe.Close)
+	p.pipe = pipe
 }
 
 func TestPageIsChosenOnceHoweverOftenTheClockComesRound(t *testing.T) {
@@ -174,16 +191,7 @@ func TestRunThatTheKernelRefusesIsTouchedAgain(t *testing.T) {
 		{"all moved", 8, 8, 0, 0},
 	} {
 		e, p, f := fakeEngine(t)
-		// The channel's data pages are the helper's.
-		fd, err := handoff.NewChannel()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer syscall.Close(fd)
-		if p.pipe, err = handoff.OpenPipe(fd); err != nil {
-			t.Fatal(err)
-		}
-		defer p.pipe.Close()
+		withPipe(t, p)
 		for k := range c.pages {
 			if err := p.table.Set(base+uint64(k)*space.PageSize, space.Make(space.InFlight, 0)); err != nil {
 				t.Fatal(err)
@@ -215,15 +223,7 @@ func TestRunThatTheKernelRefusesIsTouchedAgain(t *testing.T) {
 func TestBytesOfAPageThatWasGivenUpMeanwhileAreDropped(t *testing.T) {
 	const base = uint64(0x7f0000000000)
 	e, p, f := fakeEngine(t)
-	fd, err := handoff.NewChannel()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer syscall.Close(fd)
-	if p.pipe, err = handoff.OpenPipe(fd); err != nil {
-		t.Fatal(err)
-	}
-	defer p.pipe.Close()
+	withPipe(t, p)
 	states := []space.State{space.InFlight, space.Removed, space.Untouched, space.Touched, space.InFlight}
 	for i, s := range states {
 		if err := p.table.Set(base+uint64(i)*space.PageSize, space.Make(s, 0)); err != nil {
@@ -243,6 +243,29 @@ func TestBytesOfAPageThatWasGivenUpMeanwhileAreDropped(t *testing.T) {
 	}
 	if len(f.puts) != 2 {
 		t.Errorf("%d pages went to the store, want 2", len(f.puts))
+	}
+}
+
+// All runs of a command may be taken back while its helper is on its way through it:
+// another command's runs in their place would be done twice.
+func TestProcessGetsNoCommandBeforeItsHelperIsDoneWithTheLastOne(t *testing.T) {
+	const base = uint64(0x7f0000000000)
+	e, p, _ := fakeEngine(t)
+	withPipe(t, p)
+	p.set(state.FlagReady)
+	e.now = time.Now()
+	touched(t, p, map[uint64]int{base: 0})
+	if !e.evictable(p) || e.choose(p, 1) != 1 {
+		t.Fatal("a process with a cold page is not evictable")
+	}
+	e.issue(p)
+	e.takeBack(p, base, base+space.PageSize)
+	if p.running() || e.evictable(p) {
+		t.Errorf("running %v, evictable %v: want neither", p.running(), e.evictable(p))
+	}
+	helperDone(p.pipe, p.rec.Command)
+	if !e.evictable(p) {
+		t.Error("its helper is done, and it is not evictable")
 	}
 }
 

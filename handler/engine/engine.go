@@ -97,41 +97,44 @@ type Engine struct {
 const batch = 64
 
 // New makes the engine of a new container: its folder, its socket, its bell. The
-// engine owns mem and the descriptors in it; device stays the caller's.
+// engine owns its state and the descriptors in it; device stays the caller's.
 func New(cfg Config, st store.Store, device int, log *logrus.Entry) (*Engine, error) {
 	mem, err := state.New()
 	if err != nil {
 		return nil, err
 	}
-	var id [8]byte
-	if _, err := rand.Read(id[:]); err != nil {
-		return nil, err
-	}
-	mem.Header.ID = binary.LittleEndian.Uint64(id[:])
-	b, err := json.Marshal(cfg)
-	if err != nil {
-		return nil, err
-	}
-	if err := mem.SetConfig(b); err != nil {
-		return nil, err
-	}
 	e, err := prepare(cfg, mem, device, log)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, free(mem))
 	}
-	if e.slots.space, err = st.Open(e.spaceConfig(nil)); err != nil {
-		return nil, err
-	}
-	listener, err := handoff.Listen(filepath.Join(cfg.Dir, "sock"))
-	if err != nil {
-		return nil, errors.Join(err, e.slots.space.Discard())
-	}
-	mem.Header.ListenerFD = int32(listener)
-	e.listener = listener
-	if err := e.poller.add(listener, source{kind: kindListener}); err != nil {
-		return nil, errors.Join(err, e.slots.space.Discard())
+	if err := e.begin(st); err != nil {
+		return nil, errors.Join(err, e.Close())
 	}
 	return e, nil
+}
+
+// begin writes down who the container is and opens what it needs from the start.
+func (e *Engine) begin(st store.Store) error {
+	var id [8]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return err
+	}
+	e.mem.Header.ID = binary.LittleEndian.Uint64(id[:])
+	b, err := json.Marshal(e.cfg)
+	if err != nil {
+		return err
+	}
+	if err := e.mem.SetConfig(b); err != nil {
+		return err
+	}
+	if e.slots.space, err = st.Open(e.spaceConfig(nil)); err != nil {
+		return err
+	}
+	if e.listener, err = handoff.Listen(filepath.Join(e.cfg.Dir, "sock")); err != nil {
+		return err
+	}
+	e.mem.Header.ListenerFD = int32(e.listener)
+	return e.poller.add(e.listener, source{kind: kindListener})
 }
 
 // prepare makes what a new and a recovered engine have in common.
@@ -148,20 +151,50 @@ func prepare(cfg Config, mem *state.Memory, device int, log *logrus.Entry) (*Eng
 		conns: map[int32]*conn{}, lastLog: map[string]time.Time{}, ended: make(chan struct{}),
 	}
 	e.slots = newSlots(mem, p.wake)
+	e.setBudget(cfg.Policy)
+	if err := e.acquire(); err != nil {
+		return nil, errors.Join(err, e.release())
+	}
+	return e, nil
+}
+
+// acquire makes what release gives up.
+func (e *Engine) acquire() (err error) {
 	if e.zero, err = pages(batch); err != nil {
-		return nil, err
+		return err
 	}
 	if e.buf, err = pages(batch); err != nil {
-		return nil, err
+		return err
 	}
-	if cfg.Cgroup != "" {
-		e.statFD, err = unix.Open(filepath.Join(cfg.Cgroup, "memory.stat"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if e.cfg.Cgroup != "" {
+		e.statFD, err = unix.Open(filepath.Join(e.cfg.Cgroup, "memory.stat"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return nil, fmt.Errorf("open the container's memory.stat: %w", err)
+			return fmt.Errorf("open the container's memory.stat: %w", err)
 		}
 	}
-	e.setBudget(cfg.Policy)
-	return e, nil
+	return nil
+}
+
+// release gives up what prepare has made.
+func (e *Engine) release() error {
+	e.poller.close()
+	if e.statFD >= 0 {
+		closeQuiet(e.statFD)
+	}
+	var err error
+	for _, b := range [][]byte{e.zero, e.buf} {
+		if b != nil {
+			err = errors.Join(err, unix.Munmap(b))
+		}
+	}
+	return err
+}
+
+// free gives up a container's state for good.
+func free(mem *state.Memory) error {
+	err := mem.Close()
+	closeQuiet(mem.FD)
+	return err
 }
 
 // SetPolicy changes the budget and the far limit; the next turn acts on it. To be

@@ -96,7 +96,10 @@ func fakeEngine(t *testing.T) (*Engine, *process, *fakeSpace) {
 	}
 	var f *fakeSpace
 	e.slots, f = fakeSlots(t, mem)
-	p := e.newProcess()
+	p, err := e.newProcess()
+	if err != nil {
+		t.Fatal(err)
+	}
 	p.rec.Used = state.ProcLive
 	table, err := space.NewTable(e.nodes)
 	if err != nil {

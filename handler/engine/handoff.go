@@ -157,10 +157,10 @@ func (e *Engine) adopt(c *conn, fd int) error {
 		_ = unix.Close(fd)
 		return fmt.Errorf("%w: the descriptor is not a userfaultfd", handoff.ErrMessage)
 	}
-	p := e.newProcess()
-	if p == nil {
+	p, err := e.newProcess()
+	if err != nil {
 		_ = unix.Close(fd)
-		return fmt.Errorf("more than %d processes", state.MaxProcs)
+		return err
 	}
 	p.rec.UffdFD = int32(fd)
 	p.rec.Area = c.hello.Area

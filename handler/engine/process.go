@@ -66,14 +66,14 @@ func (p *process) running() bool        { return p.rec.RunCount > 0 }
 const probeAddr = 1<<47 - 2*space.PageSize
 
 // newProcess takes a free record; -1 descriptors, nothing else.
-func (e *Engine) newProcess() *process {
+func (e *Engine) newProcess() (*process, error) {
 	for i := range e.mem.Procs {
 		if e.procs[i] == nil && e.mem.Procs[i].Used == state.ProcFree {
 			e.mem.Procs[i] = state.Proc{UffdFD: -1, SockFD: -1, ChannelFD: -1, PagemapFD: -1, MemFD: -1, MapsFD: -1, SmapsFD: -1, Parent: -1}
-			return e.track(i)
+			return e.track(i), nil
 		}
 	}
-	return nil
+	return nil, fmt.Errorf("more than %d processes", state.MaxProcs)
 }
 
 // track makes the private side of record i.

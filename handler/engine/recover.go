@@ -13,7 +13,6 @@ import (
 	"github.com/farpage/farpage/handler/uffd"
 	"github.com/farpage/farpage/store"
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sys/unix"
 )
 
 // Descriptors returns the numbers of all descriptors that a container's state
@@ -284,7 +283,8 @@ func (e *Engine) Abandon() error {
 	return nil
 }
 
-// Close gives up what an ended engine has. Preconditions: Run has returned.
+// Close gives up what an engine has. Preconditions: Run has returned or was never
+// called.
 func (e *Engine) Close() error {
 	for len(e.live) > 0 {
 		e.reap(e.live[0])
@@ -296,19 +296,12 @@ func (e *Engine) Close() error {
 		}
 	}
 	e.closeMmaps()
-	err := e.slots.space.Discard()
+	var err error
+	if e.slots.space != nil {
+		err = e.slots.space.Discard()
+	}
 	if e.listener >= 0 {
 		closeQuiet(e.listener)
 	}
-	if e.statFD >= 0 {
-		closeQuiet(e.statFD)
-	}
-	e.poller.close()
-	err = errors.Join(err, unix.Munmap(e.zero), unix.Munmap(e.buf))
-	fd := e.mem.FD
-	if cerr := e.mem.Close(); err == nil {
-		err = cerr
-	}
-	closeQuiet(fd)
-	return err
+	return errors.Join(err, e.release(), free(e.mem))
 }

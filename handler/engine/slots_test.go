@@ -379,3 +379,23 @@ func TestSlotsAreFoundAgainFromTheTablesAfterAnAgentsDeath(t *testing.T) {
 		t.Errorf("a page with two references was freed %v after both were given up", g.freed)
 	}
 }
+
+func TestThereIsNoRoomForMorePagesThanTheStateHasSlots(t *testing.T) {
+	mem := newState(t)
+	s, f := fakeSlots(t, mem)
+	a := mustPut(t, s, pageOf(1))
+	f.store(nil)
+	s.collect()
+	s.next = uint32(len(mem.Slots)) - 1
+	if n := s.room(); n != 1 {
+		t.Errorf("room for %d pages with one slot left", n)
+	}
+	s.next++
+	if n := s.room(); n != 0 {
+		t.Errorf("room for %d pages with no slot left", n)
+	}
+	s.drop(a)
+	if n := s.room(); n != 1 {
+		t.Errorf("room for %d pages with a slot given back", n)
+	}
+}

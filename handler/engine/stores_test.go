@@ -3,11 +3,13 @@ package engine_test
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/farpage/farpage/handler/state"
 	"github.com/farpage/farpage/oci/policy"
+	"github.com/farpage/farpage/store"
 	"github.com/farpage/farpage/store/storetest"
 )
 
@@ -229,6 +231,73 @@ func TestWhenTheStoreIsFullEvictionStopsAndNothingIsLost(t *testing.T) {
 	g.right("read 0 8192 1")
 	g.wait()
 	c.within("the store is empty", func() bool { return full.Pages() == 0 })
+}
+
+// heldPuts is a store that takes its time to say that it has a page.
+type heldPuts struct {
+	store.Store
+	gate chan struct{} // closed: it says so at once
+}
+
+func (h heldPuts) Open(cfg store.SpaceConfig) (store.Space, error) {
+	s, done := &heldSpace{}, cfg.Done
+	cfg.Done = func(op *store.Op) {
+		if !op.Write {
+			done(op)
+			return
+		}
+		s.reporting.Go(func() {
+			<-h.gate
+			done(op)
+		})
+	}
+	var err error
+	s.Space, err = h.Store.Open(cfg)
+	return s, err
+}
+
+type heldSpace struct {
+	store.Space
+	reporting sync.WaitGroup
+}
+
+func (s *heldSpace) Discard() error {
+	err := s.Space.Discard()
+	s.reporting.Wait()
+	return err
+}
+
+// The writer is faster than the store: it waits, and its budget holds.
+func TestProgramThatOutrunsTheStoreWaitsForIt(t *testing.T) {
+	held := heldPuts{memory(t), make(chan struct{})}
+	c := newContainer(t, held, inRegion)
+	release := sync.OnceFunc(func() { close(held.gate) })
+	defer release()
+	g := c.interpreter()
+	g.does("map 8192")
+	g.send("write 0 8192 1") // 32 MiB, of which 8 are local and 8 in the agent's buffers
+	c.within("all buffers are full", func() bool { return c.stats().FarBytes > (state.RawBuffers-256)*pageSize })
+	var before int64
+	c.within("nothing moves", func() bool {
+		time.Sleep(100 * time.Millisecond)
+		now := c.stats().ResidentBytes
+		still := now == before
+		before = now
+		return still
+	})
+	if before > 9<<20 {
+		t.Errorf("%d bytes are resident", before)
+	}
+	select {
+	case s := <-g.lines:
+		t.Errorf("the guest has written all of it: %s", s)
+	default:
+	}
+	release()
+	if s := g.reply(); s != "ok" {
+		t.Errorf("the guest says %q", s)
+	}
+	g.right("read 0 8192 1")
 }
 
 func TestFarLimitIsNeverPassed(t *testing.T) {
