@@ -13,6 +13,7 @@ import (
 )
 
 func TestRunEndsWithTheStatusOfItsCommand(t *testing.T) {
+	requireFarpage(t)
 	notExecutable := filepath.Join(t.TempDir(), "data")
 	if err := os.WriteFile(notExecutable, []byte("data"), 0o644); err != nil {
 		t.Fatal(err)
@@ -28,9 +29,9 @@ func TestRunEndsWithTheStatusOfItsCommand(t *testing.T) {
 		{"killed", []string{"sh", "-c", "kill -KILL $$"}, 128 + int(syscall.SIGKILL)},
 		{"not executable", []string{notExecutable}, 126},
 		{"not found", []string{"/nonexistent/command"}, 127},
+		{"that of its only thread, by exit(2)", []string{guest(t, "bareexit"), "48"}, 7},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			requireFarpage(t)
 			r := startFarWithoutStats(t, "--local", "32Mi", "--", test.argv)
 			if far := r.wait(time.Minute); far.status != test.status {
 				t.Errorf("exit status %d, want %d\nstderr:\n%s", far.status, test.status, far.stderr)

@@ -78,6 +78,13 @@ var programs = []program{
 			return []string{guest(t, "vforkdeath"), "64", "4"}
 		},
 	},
+	{
+		name: "locked", unbounded: "more memory is locked than the budget has room for",
+		argv: func(t *testing.T) []string {
+			t.Helper()
+			return []string{guest(t, "locked"), "40", "8"}
+		},
+	},
 	guestProgram("musl-threads8", "128"),
 	guestProgram("musl-forktree", "64"),
 	guestProgram("musl-threadexit", "64", "20"),
