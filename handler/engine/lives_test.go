@@ -3,8 +3,14 @@ package engine_test
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+
+	"github.com/farpage/farpage/handler/engine"
+	"github.com/farpage/farpage/store"
+	"github.com/sirupsen/logrus"
 )
 
 func TestProcessThatExecsAgainAndAgainLeavesNothingOfItsFormerMemories(t *testing.T) {
@@ -253,4 +259,62 @@ func TestChildWithoutAHelperReadsZerosInWhatItsParentHadWiped(t *testing.T) {
 	c.evict(1)
 	g.right("fork 0 100 200 200 1 0")
 	g.right("read 0 300 1")
+}
+
+// memfds are this process's mappings of memory files.
+func memfds(t *testing.T) int {
+	t.Helper()
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Count(string(maps), "/memfd:")
+}
+
+func TestContainerThatCannotBeMadeLeavesNothingBehind(t *testing.T) {
+	closed := store.NewMem()
+	if err := closed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	log := logrus.New()
+	log.SetOutput(t.Output())
+	long := filepath.Join(t.TempDir(), strings.Repeat("long", 40))
+	if err := os.Mkdir(long, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		config engine.Config
+		store  store.Store
+		want   string
+	}{
+		"a cgroup that does not exist": {
+			engine.Config{Dir: t.TempDir(), Cgroup: t.TempDir()},
+			memory(t),
+			"memory.stat: no such file or directory",
+		},
+		"a store that does not open":      {engine.Config{Dir: t.TempDir()}, closed, "store: closed"},
+		"a folder too long for a socket":  {engine.Config{Dir: long}, memory(t), "longer than 107 bytes"},
+		"a folder that is not there":      {engine.Config{Dir: filepath.Join(t.TempDir(), "none")}, memory(t), "no such file"},
+		"a configuration that is too big": {engine.Config{Dir: t.TempDir(), Name: strings.Repeat("n", 1<<20)}, memory(t), "configuration"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fds, maps := openFDs(t), memfds(t)
+			for range 3 {
+				e, err := engine.New(c.config, c.store, -1, logrus.NewEntry(log))
+				if err == nil {
+					_ = e.Close()
+					t.Fatal("it was made")
+				}
+				if !strings.Contains(err.Error(), c.want) {
+					t.Errorf("%v: want something about %q", err, c.want)
+				}
+			}
+			if after := openFDs(t); len(after) > len(fds) {
+				t.Errorf("descriptors after:\n%q\nbefore:\n%q", after, fds)
+			}
+			if after := memfds(t); after > maps {
+				t.Errorf("%d mappings of memory files, before %d", after, maps)
+			}
+		})
+	}
 }
