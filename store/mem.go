@@ -14,7 +14,9 @@ import (
 var ErrClosed = errors.New("store: closed")
 
 // maxMemWorkers bounds how many goroutines compress for all containers of a
-// store, and so how much of the host eviction can take.
+// store, and so how much of a large host eviction can take. On a small one there is
+// one for each CPU: compressing is what an eviction waits for, and the engines, of
+// higher priority, wait for none of them.
 const maxMemWorkers = 4
 
 // Mem is the store "mem:", compressed RAM. It has no memory of its own: each
@@ -43,7 +45,7 @@ type memJob struct {
 // NewMem makes a store without containers. It starts no goroutine before the
 // first Put or Get.
 func NewMem() *Mem {
-	m := &Mem{maxWorkers: min(maxMemWorkers, max(1, runtime.NumCPU()/2))}
+	m := &Mem{maxWorkers: min(maxMemWorkers, runtime.NumCPU())}
 	m.work.L = &m.mu
 	m.ended.L = &m.mu
 	return m

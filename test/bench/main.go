@@ -10,6 +10,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -25,6 +27,10 @@ func main() {
 	only, err := regexp.Compile(o.only)
 	if flag.NArg() > 0 || *limit <= 0 || err != nil {
 		flag.Usage()
+		os.Exit(2)
+	}
+	if names := names(); !slices.ContainsFunc(names, only.MatchString) {
+		fmt.Fprintf(os.Stderr, "bench: no measure's name matches %q; there are: %s\n", o.only, strings.Join(names, ", "))
 		os.Exit(2)
 	}
 
@@ -79,6 +85,13 @@ var measures = []struct {
 	{"idle", idleAgent},
 	{"threads8", threads},
 	{"redis", redisGets},
+}
+
+func names() (all []string) {
+	for _, m := range measures {
+		all = append(all, m.name)
+	}
+	return all
 }
 
 // run takes the measures and prints them. Its error says which could not be taken.
