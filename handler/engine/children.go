@@ -155,6 +155,26 @@ const lookAgain = 2 * time.Millisecond
 // was read.
 const findMax = time.Second
 
+// helperMax is how long a forked child may take to start its helper, lookLate how
+// long it is among its parent's children before it is looked for everywhere.
+const (
+	helperMax = 100 * time.Millisecond
+	lookLate  = time.Second
+)
+
+// identifyLate finds out which process a child is that has started no helper to tell.
+// Nobody would count what it has resident otherwise, and it would be listed twice.
+func (e *Engine) identifyLate(p *process) {
+	age := e.now.Sub(p.born)
+	if p.has(state.FlagIdentified) || age < helperMax || e.now.Sub(p.looked) < lookLate {
+		return
+	}
+	p.looked = e.now
+	if pid, ok := e.find(p, p.parent, p.parent == nil || age > lookLate); ok {
+		_ = e.identify(p, pid, p.rec.Nonce) // it may have ended just now
+	}
+}
+
 // childMaps returns the registered mappings of the child that a FORK brought, as they
 // were when it was forked: none of its events is read before. nil: it is gone. ok is
 // false when it cannot be found (yet): it shows up in /proc only after its event was

@@ -73,7 +73,9 @@ type Engine struct {
 	forced            int64     // pages to evict whatever the watermarks say
 	stuck             bool      // nothing was evictable when last looked
 	limited           bool      // the far limit is reached, or the store full
+	helpless          bool      // nothing more can be evicted and the budget is passed: that was said
 	evictedAt         time.Time // of the last page, or when there was no need
+	answeredAt        time.Time // when a helper last said how it fared
 	turnProc          int
 	faulting          bool // a uffd had something to say in this turn
 	pss               pssWorker
@@ -444,6 +446,13 @@ func (e *Engine) attend(p *process) {
 	}
 	if len(p.batch) > 0 {
 		e.flush(p)
+	}
+	if len(p.told) > 0 && len(p.batch) == 0 {
+		told := p.told
+		p.told = nil
+		for _, r := range told {
+			e.registerNew(p, r.start, r.end)
+		}
 	}
 	if p.unarmed {
 		e.armed(p)

@@ -24,6 +24,7 @@ func (e *Engine) pressure() {
 	}
 	if want <= 0 {
 		e.evictedAt = e.now
+		e.helpless = false
 		return
 	}
 	if e.farLimit >= 0 {
@@ -50,7 +51,9 @@ func (e *Engine) pressure() {
 	}
 	e.limited = false
 	flying := 0 // pages of commands under way: each needs a raw buffer
+	asked := false
 	for _, p := range e.live {
+		asked = asked || p.has(state.FlagReady) && !p.has(state.FlagHungUp) && p.pipe.Ended() != p.pipe.Published()
 		for i := range p.runs[:p.rec.RunCount] {
 			flying += int(p.runs[i].Pages)
 		}
@@ -84,16 +87,38 @@ func (e *Engine) pressure() {
 		}
 	}
 	if !chosen && !under && e.slots.idle() {
-		e.stuck, e.forced = true, 0
+		e.forced = 0
+		e.letGo()
 	}
-	if e.now.Sub(e.evictedAt) > hopeless && e.slots.idle() {
+	// A helper that has not answered yet, for want of a CPU, has refused nothing; one
+	// that never does is stopped.
+	tried := e.now.Sub(e.evictedAt)
+	refused := !asked || e.answeredAt.Sub(e.evictedAt) > hopeless || tried > stopped
+	if refused && tried > hopeless && e.slots.idle() {
 		e.stuck = true // what is tried is refused: locked memory, for one
+		if tried > time.Second {
+			e.letGo()
+		}
+	}
+}
+
+// letGo notes that nothing is evictable, so that the brake holds nobody, and says so
+// once where that costs the budget.
+func (e *Engine) letGo() {
+	e.stuck = true
+	if e.resident > e.budget && !e.helpless {
+		e.helpless = true
+		e.warn("helpless", "%d MiB are resident, the budget is %d MiB, and nothing more can be evicted: what is left is locked, not writable, unmanaged or outside of the regions", e.resident>>8, e.budget>>8)
 	}
 }
 
 // hopeless is how long eviction may go on without a page gone before the brake lets
 // go.
 const hopeless = 20 * time.Millisecond
+
+// stopped is how long a helper may take to answer. On a loaded machine one has waited
+// for 400 ms for a CPU.
+const stopped = 2 * time.Second
 
 // evictable says whether a command can be given to a process now.
 func (e *Engine) evictable(p *process) bool {
@@ -237,6 +262,7 @@ func (e *Engine) collect(p *process) {
 			}
 			moved, errno = 0, 0
 		}
+		e.answeredAt = e.now
 		e.take(p, r, moved, syscall.Errno(errno))
 	}
 	if !left {

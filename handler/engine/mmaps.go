@@ -91,9 +91,14 @@ func (e *Engine) hearMmaps() {
 // registerNew registers a mapping that was just made. It may be another one by
 // now: REGISTER clears nothing, and refuses what is not anonymous.
 func (e *Engine) registerNew(p *process, start, end uint64) {
-	if len(p.batch) > 0 || p.unarmed || end > space.Limit {
+	if p.unarmed || end > space.Limit {
 		return // the next look finds it
 	}
+	if len(p.batch) > 0 {
+		p.told.add(start, end) // attend comes back: what has the same size as what went before it shows nowhere else
+		return
+	}
+	p.refusedAt.remove(start, end) // that was something else
 	var todo ranges
 	e.within(start, min(end, probeAddr), func(start, end uint64) {
 		var believed ranges

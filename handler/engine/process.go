@@ -36,6 +36,7 @@ type process struct {
 	unscanned    bool
 	rescan       ranges // registered, but the scan was not quiet
 	mapped       int64
+	told         ranges    // mapped, as the kernel told while events waited
 	again        time.Time // when everything was registered anew
 	cursor       uint64    // of the clock
 	round        time.Time // when the clock last came round and found nothing
@@ -46,6 +47,7 @@ type process struct {
 	parent       *process
 	wiped        ranges // of the parent: what a child does not inherit
 	wipedKnown   bool
+	born         time.Time // to this engine
 	lookingSince time.Time // for the child that it is, or that a FORK in its batch has brought
 	looked       time.Time // when that was last tried
 	placing      bool      // the batch's FORKs, among its other events
@@ -81,7 +83,7 @@ func (e *Engine) track(i int) *process {
 	e.nextTag++
 	return &process{
 		rec: &e.mem.Procs[i], index: i, tag: e.nextTag, runs: e.mem.Runs(i),
-		statm: -1, task: -1, excluded: map[uint64]struct{}{},
+		statm: -1, task: -1, excluded: map[uint64]struct{}{}, born: e.now,
 	}
 }
 
@@ -217,7 +219,9 @@ func (e *Engine) sweep() {
 		if _, gone := uffd.Quiet(p.uffd(), probeAddr); gone {
 			e.reap(p)
 			i--
+			continue
 		}
+		e.identifyLate(p)
 	}
 	if e.acceptAgain {
 		e.accept()

@@ -28,17 +28,19 @@ func (e *Engine) watch(p *process, full bool) {
 	}
 	if full {
 		p.refusedAt = p.refusedAt[:0] // what was refused once is tried again
-	} else {
-		if p.statm < 0 {
-			return
-		}
-		mapped, err := e.reader.MappedBytes(p.statm)
-		if err != nil || mapped == p.mapped {
-			return
-		}
+		e.register(p)
+		return
+	}
+	if p.statm < 0 {
+		return
+	}
+	mapped, err := e.reader.MappedBytes(p.statm)
+	if err != nil || mapped == p.mapped {
+		return
+	}
+	if e.register(p) {
 		p.mapped = mapped
 	}
-	e.register(p)
 }
 
 // againEvery is how often everything is registered anew, whatever is believed to be:
@@ -47,14 +49,15 @@ func (e *Engine) watch(p *process, full bool) {
 // costs next to nothing.
 const againEvery = time.Second
 
-// register walks a process's mappings and registers what is not yet.
-func (e *Engine) register(p *process) {
+// register walks a process's mappings and registers what is not yet. looked is false
+// when that has to wait.
+func (e *Engine) register(p *process) (looked bool) {
 	if len(p.batch) > 0 || !e.checkChild(p, space.Limit) {
-		return
+		return false
 	}
 	text, err := e.reader.All(int(p.rec.MapsFD))
 	if err != nil {
-		return
+		return false
 	}
 	var mapped []span // one by one: what one refuses is not the next one's fault
 	p.keepOut = append(p.keepOut[:0], span{p.rec.Area, p.rec.Area + handoff.AreaBytes})
@@ -79,7 +82,7 @@ func (e *Engine) register(p *process) {
 	})
 	if err != nil {
 		e.warn("maps", "pid %d: %v", p.rec.Pid, err)
-		return
+		return false
 	}
 	var all, todo ranges
 	for _, m := range mapped {
@@ -99,6 +102,7 @@ func (e *Engine) register(p *process) {
 		p.ranges.gaps(m.start, m.end, todo.add)
 	}
 	e.registerAll(p, todo)
+	return true
 }
 
 // registerAll registers ranges and looks which of their pages are there already.
