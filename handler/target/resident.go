@@ -59,9 +59,26 @@ func (r *Reader) PssAnon(pid int) (int64, error) {
 	return r.kilobytes(pid, "smaps_rollup", "Pss_Anon:")
 }
 
+// kilobytes is a field of a process's file. Where the process's first thread has ended
+// before the others, only theirs tell.
 func (r *Reader) kilobytes(pid int, file, name string) (int64, error) {
-	fd, err := syscall.Open("/proc/"+strconv.Itoa(pid)+"/"+file, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
-	if errors.Is(err, syscall.ENOENT) {
+	dir := "/proc/" + strconv.Itoa(pid) + "/"
+	n, err := r.kilobytesIn(dir+file, name)
+	if !errors.Is(err, ErrGone) {
+		return n, err
+	}
+	threads, _ := os.ReadDir(dir + "task") // of a process that is gone there are none
+	for _, t := range threads {
+		if n, err := r.kilobytesIn(dir+"task/"+t.Name()+"/"+file, name); err == nil {
+			return n, nil
+		}
+	}
+	return 0, ErrGone
+}
+
+func (r *Reader) kilobytesIn(path, name string) (int64, error) {
+	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ESRCH) {
 		return 0, ErrGone
 	}
 	if err != nil {
