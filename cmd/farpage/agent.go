@@ -143,6 +143,7 @@ func runAgent(cfg config.Config, private bool) error {
 	// The heap is small and steady; collecting it rarely keeps pauses rare.
 	debug.SetGCPercent(400)
 	unix.Umask(0o022) // containers read what we write for them
+	liftLimits()
 	log, err := newLogger(cfg)
 	if err != nil {
 		return err

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"debug/elf"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -100,14 +99,14 @@ func (o runOptions) run(args []string) (int, error) {
 	}
 	private, err := startPrivate(o.store)
 	if err != nil {
-		return statusFailed, err
+		return statusFailed, withLimits(err)
 	}
 	reply, err := private.client.Add(context.Background(), api.AddRequest{
 		ID: private.id, Name: filepath.Base(path), Pid: os.Getpid(), Policy: p,
 	})
 	if err != nil {
 		private.end()
-		return statusFailed, err
+		return statusFailed, withLimits(err)
 	}
 	status, err = command(path, args, filepath.Join(reply.Dir, "libfarpage.so"))
 	if o.stats != "" {
@@ -124,29 +123,10 @@ func lookUp(name string) (path string, status int, err error) {
 	if err == nil || errors.Is(err, exec.ErrDot) {
 		return path, 0, nil
 	}
-	if errors.Is(err, fs.ErrPermission) {
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EISDIR) {
 		return "", statusNotExecutable, fmt.Errorf("%s cannot be executed: %w", name, errors.Unwrap(err))
 	}
 	return "", statusNotFound, fmt.Errorf("%s: command not found", name)
-}
-
-// unmanageable says why a program cannot be managed, empty when nothing speaks
-// against it. A script is as good as its interpreter, which is not looked at.
-func unmanageable(path string) string {
-	f, err := elf.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	if f.Machine != elf.EM_X86_64 {
-		return fmt.Sprintf("it is a program for %v, the shim is for x86-64", f.Machine)
-	}
-	for _, p := range f.Progs {
-		if p.Type == elf.PT_INTERP {
-			return ""
-		}
-	}
-	return "it is a static program, no library can be preloaded into it"
 }
 
 // command runs the command with our library behind those that are preloaded
@@ -171,14 +151,11 @@ func command(path string, args []string, library string) (int, error) {
 			signal.Notify(signals, s)
 		}
 	}
-	process, err := os.StartProcess(path, args, &os.ProcAttr{
+	process, err := start(path, args, &os.ProcAttr{
 		Env: append(env, preload), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
 	})
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return statusNotFound, err
-		}
-		return statusNotExecutable, err
+		return startFailed(path, err)
 	}
 	go func() {
 		for s := range signals {
