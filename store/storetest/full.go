@@ -50,18 +50,33 @@ type fullSpace struct {
 	reporting sync.WaitGroup
 }
 
-func (s *fullSpace) count(pages int64) int64 {
+func (s *fullSpace) count(pages int64) {
 	s.pages.Add(pages)
-	return s.store.pages.Add(pages)
+	s.store.pages.Add(pages)
+}
+
+// take counts a page if there is room for it. Never more than there is room for, not
+// for a moment either: tests look at Pages.
+func (s *fullSpace) take() bool {
+	for {
+		n := s.store.pages.Load()
+		if n >= s.store.maxPages.Load() {
+			return false
+		}
+		if s.store.pages.CompareAndSwap(n, n+1) {
+			s.pages.Add(1)
+			return true
+		}
+	}
 }
 
 func (s *fullSpace) Put(op *store.Op) {
-	if s.count(1) <= s.store.maxPages.Load() {
+	if s.take() {
 		s.Space.Put(op)
 		return
 	}
 	op.Write, op.Err = true, store.ErrFull
-	s.reporting.Go(func() { s.ended(op) })
+	s.reporting.Go(func() { s.done(op) })
 }
 
 func (s *fullSpace) ended(op *store.Op) {
