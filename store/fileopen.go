@@ -109,11 +109,6 @@ func (f *openedFile) take() error {
 	case st.Uid != uint32(os.Geteuid()):
 		return fmt.Errorf("belongs to user %d, who could read and change what is far: remove it, or choose another path", st.Uid)
 	}
-	if st.Mode&0o077 != 0 {
-		if err := unix.Fchmod(f.fd, 0o600); err != nil {
-			return fmt.Errorf("cannot be made private: %w", err)
-		}
-	}
 	f.tryDirect()
 	self, err := thisProcess()
 	if err != nil {
@@ -126,6 +121,12 @@ func (f *openedFile) take() error {
 	}
 	if err != nil {
 		return err
+	}
+	// Not before: what is no slot file stays as it is.
+	if st.Mode&0o077 != 0 {
+		if err := unix.Fchmod(f.fd, 0o600); err != nil {
+			return fmt.Errorf("cannot be made private: %w", err)
+		}
 	}
 	f.header.owner = self
 	f.bytes = max(st.Size, PageSize)

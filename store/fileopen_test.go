@@ -59,9 +59,15 @@ func TestFileRefusesWhatIsNoSlotFileAndLeavesItAlone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "slots")
 			write(t, path, c.content)
+			if err := os.Chmod(path, 0o644); err != nil {
+				t.Fatal(err)
+			}
 			refuses(t, path, c.want)
 			if now, err := os.ReadFile(path); err != nil || string(now) != string(c.content) {
 				t.Errorf("it was changed: %v", err)
+			}
+			if info, err := os.Stat(path); err != nil || info.Mode() != 0o644 {
+				t.Errorf("its mode is %v, %v", info.Mode(), err)
 			}
 		})
 	}

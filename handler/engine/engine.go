@@ -73,8 +73,9 @@ type Engine struct {
 	forced            int64     // pages to evict whatever the watermarks say
 	stuck             bool      // nothing was evictable when last looked
 	limited           bool      // the far limit is reached, or the store full
+	limitedAt         time.Time // when it last was; zero: that is over, or never was
 	helpless          bool      // nothing more can be evicted and the budget is passed: that was said
-	evictedAt         time.Time // of the last page, or when there was no need
+	evictedAt         time.Time // of the last page, or when there was no need or no room
 	answeredAt        time.Time // when a helper last said how it fared
 	turnProc          int
 	faulting          bool // a uffd had something to say in this turn

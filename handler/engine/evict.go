@@ -18,6 +18,10 @@ import (
 
 // pressure issues as much eviction as is called for.
 func (e *Engine) pressure() {
+	if !e.limitedAt.IsZero() && e.now.Sub(e.limitedAt) > calm {
+		e.limitedAt = time.Time{}
+		e.log.Info("eviction is not held up any more")
+	}
 	want := e.forced
 	if e.resident > e.high {
 		want = max(want, e.resident-e.low)
@@ -30,23 +34,13 @@ func (e *Engine) pressure() {
 	if e.farLimit >= 0 {
 		room := e.farLimit - e.slots.live
 		if room <= 0 {
-			if !e.limited {
-				e.limited = true
-				e.mem.Header.Counters.FarLimitHits++
-				e.warn("limit", "the far limit of %d MiB is reached: eviction stops until far pages are given up", e.farLimit>>8)
-			}
-			e.stuck, e.forced = true, 0
+			e.limit("the far limit of %d MiB is reached: eviction stops until far pages are given up", e.farLimit>>8)
 			return
 		}
 		want = min(want, room)
 	}
 	if e.slots.full {
-		if !e.limited {
-			e.limited = true
-			e.mem.Header.Counters.FarLimitHits++
-			e.warn("full", "the store is full: eviction stops until it has room")
-		}
-		e.stuck, e.forced = true, 0
+		e.limit("the store is full: eviction stops until it has room")
 		return
 	}
 	e.limited = false
@@ -100,6 +94,25 @@ func (e *Engine) pressure() {
 			e.letGo()
 		}
 	}
+}
+
+// calm is how long eviction must not have been stopped for that to be said, and said
+// again when it is: at a limit a program that comes back to its far pages makes room and
+// takes it again, many times a second.
+const calm = 5 * time.Second
+
+// limit stops eviction, where nothing more can be far, and counts that.
+func (e *Engine) limit(format string, args ...any) {
+	if !e.limited {
+		e.limited = true
+		e.mem.Header.Counters.FarLimitHits++
+	}
+	if e.limitedAt.IsZero() {
+		e.log.Warnf(format, args...)
+	}
+	e.limitedAt = e.now
+	e.evictedAt = e.now // nothing is tried in vain meanwhile
+	e.stuck, e.forced = true, 0
 }
 
 // letGo notes that nothing is evictable, so that the brake holds nobody, and says so

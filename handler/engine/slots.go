@@ -31,6 +31,7 @@ type slots struct {
 	gets  map[uint32]*fetched
 	full  bool // the store said so
 	retry []uint32
+	tried uint32 // a slot that is offered again while the store is full, to see whether it still is; 0: none
 	errs  *uint64
 
 	mu    sync.Mutex
@@ -173,8 +174,12 @@ func (s *slots) collect() bool {
 
 func (s *slots) stored(slot uint32, op *store.Op) {
 	s.busy[slot] &^= busyPut
+	if slot == s.tried {
+		s.tried = 0
+	}
 	rec := &s.mem.Slots[slot]
 	if op.Err == nil {
+		s.full = false
 		rec.Handle = uint64(op.Handle)
 		raw := rec.Raw - 1
 		rec.Raw = 0
@@ -197,16 +202,24 @@ func (s *slots) stored(slot uint32, op *store.Op) {
 	s.retry = append(s.retry, slot)
 }
 
-// again offers the store what it has refused.
+// again offers the store what it has refused: one page while it is full, else all.
 func (s *slots) again() {
-	s.full = false
+	if s.tried != 0 {
+		return
+	}
 	list := s.retry
 	s.retry = nil
-	for _, slot := range list {
-		if s.refs[slot] > 0 && s.mem.Slots[slot].Raw != 0 && s.busy[slot]&busyPut == 0 {
-			s.start(slot)
+	for i, slot := range list {
+		if s.refs[slot] == 0 || s.mem.Slots[slot].Raw == 0 || s.busy[slot]&busyPut != 0 {
+			continue
+		}
+		s.start(slot)
+		if s.full {
+			s.tried, s.retry = slot, list[i+1:]
+			return
 		}
 	}
+	s.full = false // there is nothing to try it with
 }
 
 func (s *slots) ref(slot uint32) { s.refs[slot]++ }

@@ -277,12 +277,25 @@ func TestWhatAFullStoreRefusesIsKeptAndOfferedAgain(t *testing.T) {
 	if s.room() != room+1 {
 		t.Error("the buffer of a refused page that is given up does not come back")
 	}
+	// One page while it is full, to see whether it still is.
 	s.again()
-	s.again() // not twice while it is under way
-	if s.full || len(f.puts) != 2 {
-		t.Fatalf("full %v, %d puts: want 2", s.full, len(f.puts))
+	s.again()
+	if !s.full || len(f.puts) != 1 {
+		t.Fatalf("full %v, %d puts: want full, 1", s.full, len(f.puts))
+	}
+	f.store(store.ErrFull)
+	s.collect()
+	s.again()
+	if !s.full || len(f.puts) != 1 {
+		t.Fatalf("full %v, %d puts after it was full again: want full, 1", s.full, len(f.puts))
 	}
 	f.store(nil)
+	s.collect()
+	s.again()
+	s.again() // not twice while it is under way
+	if s.full || len(f.puts) != 1 {
+		t.Fatalf("full %v, %d puts after it had room: want the other page", s.full, len(f.puts))
+	}
 	f.store(nil)
 	s.collect()
 	if s.full || s.room() != state.RawBuffers || len(f.pages) != 2 {
