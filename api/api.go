@@ -9,10 +9,32 @@
 //	POST   /v1/containers/{id}/set    SetRequest -> Container
 //	GET    /v1/agent                  -> Agent
 //
-// Errors come as Error with a 4xx or 5xx status.
+// Errors come as Error with a 4xx or 5xx status. Both sides say their Protocol, the
+// client in its request and the agent in its reply, also in one that refuses: who
+// reads another than its own says so, and takes nothing else from that message.
 package api
 
-import "github.com/farpage/farpage/oci/policy"
+import (
+	"strconv"
+
+	"github.com/farpage/farpage/oci/policy"
+)
+
+// Protocol is the version of what is said here. It is raised when programs before and
+// after a change would misunderstand each other; a field that is added does not do so.
+const Protocol = 1
+
+// The headers that tell who speaks.
+const (
+	ProtocolHeader = "Farpage-Protocol" // of requests and replies; without one nothing is checked
+	VersionHeader  = "Farpage-Version"  // of replies: the agent's build
+)
+
+// ProtocolText is Protocol as it stands in ProtocolHeader.
+var ProtocolText = strconv.Itoa(Protocol)
+
+// MaxSocketPathBytes is what fits into sun_path (unix(7)).
+const MaxSocketPathBytes = 107
 
 // SocketName is the control socket's file name in the agent's socket directory.
 const SocketName = "agent.sock"

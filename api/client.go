@@ -29,9 +29,6 @@ func (e *StatusError) Error() string { return e.Message }
 // maxReplyBytes bounds a reply. A container with 10,000 processes needs about 1 MiB.
 const maxReplyBytes = 256 << 20
 
-// maxSocketPathBytes is what fits into sun_path (unix(7)).
-const maxSocketPathBytes = 107
-
 // Client talks to one agent. It is safe for concurrent use.
 type Client struct {
 	socket string // path
@@ -126,6 +123,7 @@ func (c *Client) call(ctx context.Context, method, path string, body, reply any)
 	if err != nil {
 		return fmt.Errorf("making the request to the agent: %w", err)
 	}
+	request.Header.Set(ProtocolHeader, ProtocolText)
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}
@@ -134,6 +132,10 @@ func (c *Client) call(ctx context.Context, method, path string, body, reply any)
 		return c.explain(err)
 	}
 	defer response.Body.Close()
+	if said := response.Header.Get(ProtocolHeader); said != "" && said != ProtocolText {
+		return fmt.Errorf("the agent on %s is of another version (farpage %s, protocol %s; this program speaks protocol %d): use the programs of its version, or restart it with this one",
+			c.socket, response.Header.Get(VersionHeader), said, Protocol)
+	}
 	text, err := io.ReadAll(io.LimitReader(response.Body, maxReplyBytes+1))
 	switch {
 	case err != nil:
@@ -160,14 +162,25 @@ func (c *Client) refusal(response *http.Response, text []byte) error {
 
 // explain says what a failed exchange means for whoever wanted it.
 func (c *Client) explain(err error) error {
+	// The method, the resource and the address are the client's own affair.
+	var request *url.Error
+	if errors.As(err, &request) {
+		err = request.Err
+	}
+	var dial *net.OpError
+	if errors.As(err, &dial) {
+		err = dial.Err
+	}
 	var timeout net.Error
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%w (no answer on %s): start it with `systemctl start farpage` or `farpage agent`", ErrNotRunning, c.socket)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("not allowed to talk to the agent on %s: run this as root: %w", c.socket, err)
-	case len(c.socket) > maxSocketPathBytes:
-		return fmt.Errorf("the socket path %s is longer than the %d bytes that unix sockets allow: use a shorter --socket-dir", c.socket, maxSocketPathBytes)
+		return fmt.Errorf("not allowed to talk to the agent on %s (%w): run this as root", c.socket, err)
+	case errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("no agent can be on %s (%w): give the folder of its sockets as --socket-dir", c.socket, err)
+	case len(c.socket) > MaxSocketPathBytes:
+		return fmt.Errorf("the socket path %s is longer than the %d bytes that unix sockets allow: use a shorter --socket-dir", c.socket, MaxSocketPathBytes)
 	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("waiting for the agent on %s: %w", c.socket, context.Canceled)
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():

@@ -7,10 +7,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -37,7 +39,7 @@ func agentOn(t *testing.T, handler http.Handler) string {
 func shortDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	if len(dir)+len("/"+SocketName) <= maxSocketPathBytes {
+	if len(dir)+len("/"+SocketName) <= MaxSocketPathBytes {
 		return dir
 	}
 	dir, err := os.MkdirTemp("/tmp", "farpage")
@@ -200,18 +202,58 @@ func TestASilentAgentIsNotWaitedForLongerThanTheContextSays(t *testing.T) {
 	}
 }
 
-func TestASocketPathThatIsTooLongIsSaid(t *testing.T) {
-	socket := "/run/" + strings.Repeat("x", 120) + "/" + SocketName
-	_, err := clientOf(t, socket).List(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "longer than the 107 bytes that unix sockets allow") {
-		t.Errorf("%v", err)
+func TestASocketThatCannotBeReachedIsSaidWithWhatToDo(t *testing.T) {
+	file := filepath.Join(shortDir(t), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	long := "/run/" + strings.Repeat("x", 120)
+	for dir, want := range map[string]string{
+		long: "the socket path " + long + "/agent.sock is longer than the 107 bytes that unix sockets allow: use a shorter --socket-dir",
+		file: "no agent can be on " + file + "/agent.sock (connect: not a directory): give the folder of its sockets as --socket-dir",
+	} {
+		client := NewClientIn(dir)
+		if _, err := client.List(t.Context()); err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+		client.Close()
+	}
+	err := NewClient("/run/farpage/agent.sock").explain(&url.Error{Op: "Get", Err: &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EACCES)}})
+	if want := "not allowed to talk to the agent on /run/farpage/agent.sock (connect: permission denied): run this as root"; err == nil || err.Error() != want || !errors.Is(err, os.ErrPermission) {
+		t.Errorf("%v, want %s", err, want)
 	}
 }
 
-func TestASocketForOthersIsAQuestionOfRoot(t *testing.T) {
-	client := NewClient("/run/farpage/agent.sock")
-	err := client.explain(&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", os.ErrPermission)})
-	if err == nil || !strings.Contains(err.Error(), "run this as root") {
-		t.Errorf("%v", err)
+func TestBothSidesSayTheirProtocolAndAnotherIsRefused(t *testing.T) {
+	var asked, says string
+	var answers []Container
+	socket := agentOn(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = r.Header.Get(ProtocolHeader)
+		if says != "" {
+			w.Header().Set(ProtocolHeader, says)
+			w.Header().Set(VersionHeader, "v9")
+		}
+		if r.Method == http.MethodPost {
+			reply(w, http.StatusBadRequest, Error{Error: "refused"})
+			return
+		}
+		reply(w, http.StatusOK, answers)
+	}))
+	client := clientOf(t, socket)
+	for _, says = range []string{"", ProtocolText} {
+		if _, err := client.List(t.Context()); err != nil || asked != ProtocolText {
+			t.Errorf("an agent that says %q: asked with protocol %q, %v", says, asked, err)
+		}
+	}
+	says = "2"
+	want := "the agent on " + socket + " is of another version (farpage v9, protocol 2; this program speaks protocol 1): use the programs of its version, or restart it with this one"
+	_, err := client.List(t.Context())
+	if err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+	// What it says beside that may mean something else: it refuses no policy, for one.
+	var status *StatusError
+	if _, err := client.Add(t.Context(), AddRequest{}); err == nil || err.Error() != want || errors.As(err, &status) {
+		t.Errorf("%v, want %s", err, want)
 	}
 }

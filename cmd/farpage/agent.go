@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -12,7 +13,9 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/farpage/farpage/handler/agent"
+	"github.com/farpage/farpage/handler/check"
 	"github.com/farpage/farpage/handler/config"
+	"github.com/farpage/farpage/handler/keeper"
 	"github.com/farpage/farpage/oci/policy"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
@@ -139,6 +142,23 @@ func newLogger(cfg config.Config) (*logrus.Logger, error) {
 	return log, nil
 }
 
+// checkHost refuses a host that cannot run farpage. Where programs wait for this agent
+// it goes on: they ran here once.
+func checkHost(cfg config.Config, private bool, log *logrus.Logger) error {
+	if os.Geteuid() != 0 {
+		return nil // the agent has words of its own for that
+	}
+	refusal := check.ThisHost().Refusal(!private)
+	if refusal == nil {
+		return nil
+	}
+	if _, waiting, err := keeper.Read(cfg.StateDir); err != nil || !waiting {
+		return refusal
+	}
+	log.Warnf("%v; what the last agent served is taken over all the same", refusal)
+	return nil
+}
+
 func runAgent(cfg config.Config, private bool) error {
 	// The heap is small and steady; collecting it rarely keeps pauses rare.
 	debug.SetGCPercent(400)
@@ -148,13 +168,16 @@ func runAgent(cfg config.Config, private bool) error {
 	if err != nil {
 		return err
 	}
+	if err := checkHost(cfg, private, log); err != nil {
+		return err
+	}
 	a, err := agent.Start(agent.Options{Config: cfg, Version: version, Private: private, Log: log})
 	if err != nil {
 		return err
 	}
 	l, err := a.Listen()
 	if err != nil {
-		return err
+		return errors.Join(err, a.Stop())
 	}
 	server := a.Serve(l)
 	stop := make(chan os.Signal, 1)

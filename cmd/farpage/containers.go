@@ -139,20 +139,20 @@ budget is reached by evicting, within a second on an ordinary host.`,
 // parseSet parses local=SIZE and far=SIZE.
 func parseSet(args []string) (req api.SetRequest, err error) {
 	for _, a := range args {
-		key, value, _ := strings.Cut(a, "=")
-		var n int64
-		if key == "far" && value == "unlimited" {
-			n = policy.Unlimited
-		} else if n, err = policy.ParseSize(value); err != nil {
-			return req, fmt.Errorf("%s: %w", a, err)
+		key, value, given := strings.Cut(a, "=")
+		if key != "local" && key != "far" || !given {
+			return req, fmt.Errorf("%s: what can be set is local=SIZE and far=SIZE, such as local=256Mi", a)
 		}
-		switch key {
-		case "local":
+		n := policy.Unlimited
+		if key == "local" || value != "unlimited" {
+			if n, err = policy.ParseSize(value); err != nil {
+				return req, fmt.Errorf("%s=%w", key, err)
+			}
+		}
+		if key == "local" {
 			req.LocalBytes = &n
-		case "far":
+		} else {
 			req.FarBytes = &n
-		default:
-			return req, fmt.Errorf("%s: what can be set is local=SIZE and far=SIZE", a)
 		}
 	}
 	return req, nil

@@ -30,6 +30,7 @@ func main() {
 		SilenceErrors: true,
 	}
 	root.AddCommand(agentCommand(), runCommand(), psCommand(), statCommand(), evictCommand(), setCommand(), checkCommand())
+	sayWhereHelpIs(root)
 	root.Version = version
 	root.AddCommand(manCommand(root))
 	if err := root.Execute(); err != nil {
@@ -42,6 +43,21 @@ func main() {
 			os.Exit(statusFailed)
 		}
 		os.Exit(1)
+	}
+}
+
+// sayWhereHelpIs has what is wrong with a command line end with where to read on.
+func sayWhereHelpIs(root *cobra.Command) {
+	more := func(c *cobra.Command, err error) error {
+		if err == nil {
+			return nil
+		}
+		return fmt.Errorf("%w (see `%s --help`)", err, c.CommandPath())
+	}
+	root.SetFlagErrorFunc(more)
+	for _, c := range root.Commands() {
+		check := c.Args
+		c.Args = func(c *cobra.Command, args []string) error { return more(c, check(c, args)) }
 	}
 }
 

@@ -76,10 +76,41 @@ func (o runOptions) policy() (policy.Policy, error) {
 	}
 	p, _, err := policy.Parse(a, 0)
 	var wrong *policy.AnnotationError
-	if errors.As(err, &wrong) { // the user has typed a flag
-		return p, fmt.Errorf("%s %s: %s; allowed: %s", strings.Replace(wrong.Key, policy.Prefix, "--", 1), wrong.Value, wrong.Problem, wrong.Allowed)
+	if errors.As(err, &wrong) { // the user has typed a flag, and a command has no memory limit
+		problem, allowed := wrong.Problem, strings.Replace(wrong.Allowed, policy.ShareForm, "", 1)
+		if strings.HasSuffix(wrong.Value, "%") {
+			problem = "a command has no memory limit that this could be a share of"
+		}
+		return p, fmt.Errorf("%s %s: %s; allowed: %s", strings.Replace(wrong.Key, policy.Prefix, "--", 1), wrong.Value, problem, allowed)
 	}
 	return p, err
+}
+
+// checkStats says why statistics could not be written to a file: at the end, when the
+// command has done its work, it is too late to choose another.
+func checkStats(file string) error {
+	if file == "" {
+		return nil
+	}
+	what := file
+	info, err := os.Stat(file)
+	switch {
+	case err == nil && info.IsDir():
+		return fmt.Errorf("--stats %s: that is a folder: give the path of a file, such as %s", file, filepath.Join(file, "stats.json"))
+	case errors.Is(err, fs.ErrNotExist):
+		what = filepath.Dir(file)
+		_, err = os.Stat(what)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("--stats %s: there is no folder %s: make it or choose another path", file, what)
+	case err == nil:
+		err = unix.Access(what, unix.W_OK)
+	}
+	if err != nil {
+		return fmt.Errorf("--stats %s: it cannot be written: %w: choose another path", file, err)
+	}
+	return nil
 }
 
 func (o runOptions) run(args []string) (int, error) {
@@ -89,6 +120,9 @@ func (o runOptions) run(args []string) (int, error) {
 	}
 	if os.Geteuid() != 0 {
 		return statusFailed, errors.New("run needs root: type sudo farpage run")
+	}
+	if err := checkStats(o.stats); err != nil {
+		return statusFailed, err
 	}
 	path, status, err := lookUp(args[0])
 	if err != nil {
@@ -220,7 +254,7 @@ func startPrivate(storeURL string) (*privateAgent, error) {
 	p.start = func() (*exec.Cmd, error) { return p.spawn(self, storeURL) }
 	c, err := p.start()
 	if err != nil {
-		_ = os.RemoveAll(base)
+		p.removeFolder()
 		return nil, err
 	}
 	ended := make(chan struct{})
@@ -239,7 +273,7 @@ func startPrivate(storeURL string) (*privateAgent, error) {
 		select {
 		case <-ended:
 			b, _ := os.ReadFile(p.logPath())
-			_ = os.RemoveAll(base)
+			p.removeFolder()
 			return nil, fmt.Errorf("the private agent did not start: %s", strings.TrimPrefix(strings.TrimSpace(string(b)), "farpage: "))
 		case <-ctx.Done():
 			return nil, fmt.Errorf("the private agent (pid %d) does not answer; its log is %s", c.Process.Pid, p.logPath())
@@ -279,6 +313,7 @@ func (p *privateAgent) spawn(self, storeURL string) (*exec.Cmd, error) {
 // supervise starts the agent again when it has died: the next one goes on where it
 // stopped.
 func (p *privateAgent) supervise() {
+	said := false
 	for p.up.Load() && !p.ending.Load() {
 		if _, err := os.Stat(filepath.Join(p.dir, "state")); err != nil {
 			return // it has ended by itself, with nothing to serve
@@ -290,6 +325,10 @@ func (p *privateAgent) supervise() {
 			return
 		}
 		_ = c.Wait()
+		if c.ProcessState.ExitCode() > 0 && !said {
+			said = true
+			fmt.Fprintf(os.Stderr, "farpage: the private agent has died and does not start again (%s says why): the command waits for its memory, and it is tried again\n", p.logPath())
+		}
 		if time.Since(begun) < time.Second {
 			time.Sleep(100 * time.Millisecond)
 		}
@@ -370,7 +409,13 @@ func (p *privateAgent) end() {
 	if r, alive, err := keeper.Read(filepath.Join(p.dir, "state")); err == nil && alive {
 		keeper.End(r.Pid, r.Start)
 	}
+	p.removeFolder()
+}
+
+// removeFolder removes what a run without an agent leaves on disk.
+func (p *privateAgent) removeFolder() {
 	_ = os.RemoveAll(p.dir)
+	_ = os.Remove(filepath.Dir(p.dir)) // only if nothing else is in it
 }
 
 // writeStats writes the run's statistics.
@@ -385,8 +430,21 @@ func (p *privateAgent) writeStats(file string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(file, append(b, '\n'), 0o644); err != nil {
-		return fmt.Errorf("write statistics: %w", err)
+	if err := writeWhole(file, append(b, '\n')); err != nil {
+		line, _ := json.Marshal(s.Stats)                                  // as above
+		return fmt.Errorf("write statistics: %w; they are %s", err, line) // not lost
 	}
 	return nil
+}
+
+// writeWhole writes a file, and leaves nothing in it if not all finds room.
+func writeWhole(file string, content []byte) error {
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	if _, err = f.Write(content); err != nil {
+		_ = f.Truncate(0) // what is no file has nothing in it
+	}
+	return errors.Join(err, f.Close())
 }

@@ -41,11 +41,12 @@ type Options struct {
 
 // Agent serves all containers of a host.
 type Agent struct {
-	opts   Options
-	log    *logrus.Entry
-	root   *state.Root
-	device int
-	record keeper.Record
+	opts    Options
+	log     *logrus.Entry
+	root    *state.Root
+	device  int
+	record  keeper.Record
+	folders folders
 
 	mu         sync.Mutex
 	stores     map[string]store.Store // guarded by mu: by URL
@@ -65,26 +66,19 @@ type container struct {
 
 // Start takes over from a dead agent of the same state folder, or starts anew. It
 // must be called before the process opens anything else.
-func Start(o Options) (*Agent, error) {
+func Start(o Options) (_ *Agent, err error) {
 	a := &Agent{opts: o, log: logrus.NewEntry(o.Log), stores: map[string]store.Store{}, containers: map[string]*container{}, empty: make(chan struct{})}
 	if os.Geteuid() != 0 {
 		return nil, errors.New("the agent needs root: it serves other users' processes (userfaultfd with fork events needs CAP_SYS_PTRACE); start it with sudo or by systemd")
 	}
-	for _, dir := range []string{o.Config.SocketDir, o.Config.StateDir, a.containerDir("")} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, fmt.Errorf("make the folder %s: %w", dir, err)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.undoStart())
 		}
-	}
-	closed := []string{o.Config.StateDir}
-	if !o.Private {
-		// Containers have their folders mounted; on the host nobody else may reach
-		// a hand-off socket. The folder of a run has a name that nobody can guess.
-		closed = append(closed, a.containerDir(""))
-	}
-	for _, dir := range closed {
-		if err := os.Chmod(dir, 0o700); err != nil {
-			return nil, err
-		}
+	}()
+	// First of all: what is in it is believed.
+	if err := a.folders.make("--state-dir", o.Config.StateDir, 0o700); err != nil {
+		return nil, err
 	}
 	old, alive, err := keeper.Read(o.Config.StateDir)
 	if err != nil {
@@ -92,6 +86,9 @@ func Start(o Options) (*Agent, error) {
 	}
 	if alive && old.AgentAlive() {
 		return nil, fmt.Errorf("another agent (pid %d) uses %s: stop it, or choose another --state-dir", old.Agent, o.Config.StateDir)
+	}
+	if err := a.makeSocketDir(); err != nil {
+		return nil, err
 	}
 	var from *keeper.Source
 	if alive {
@@ -105,7 +102,8 @@ func Start(o Options) (*Agent, error) {
 	var states []*state.Memory
 	if from != nil {
 		if states, err = a.takeOver(from, old); err != nil {
-			return nil, fmt.Errorf("take over from the keeper (pid %d): %w", old.Pid, err)
+			return nil, fmt.Errorf("what the last agent (farpage %s) served waits in its keeper (pid %d), and cannot be taken over: %w: start that version again, or end its containers and then the keeper",
+				old.Version, old.Pid, err)
 		}
 	}
 	mark, err := unix.Open(o.Config.StateDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -113,7 +111,7 @@ func Start(o Options) (*Agent, error) {
 		return nil, fmt.Errorf("open %s: %w", o.Config.StateDir, err)
 	}
 	if a.device, err = unix.Open(uffd.Device, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
-		return nil, fmt.Errorf("open %s: %w: farpage needs Linux 6.8 or newer with CONFIG_USERFAULTFD", uffd.Device, err)
+		return nil, fmt.Errorf("open %s: %w: `farpage check` says what to do", uffd.Device, err)
 	}
 	for name, url := range o.Config.Stores {
 		if _, err = a.storeAt(url); err != nil {
@@ -157,6 +155,66 @@ func Start(o Options) (*Agent, error) {
 	return a, nil
 }
 
+// makeSocketDir makes the folders of the sockets. On the host nobody but root may reach
+// a container's hand-off socket; containers have their folders mounted, and the folder
+// of a run has a name that nobody can guess.
+func (a *Agent) makeSocketDir() error {
+	dir, inner, mode := a.opts.Config.SocketDir, a.containerDir(""), os.FileMode(0o700)
+	if a.opts.Private {
+		mode = 0o755
+	}
+	if err := a.folders.make("--socket-dir", dir, 0o755); err != nil {
+		return err
+	}
+	if pid := listens(filepath.Join(dir, api.SocketName)); pid > 0 {
+		return fmt.Errorf("another agent (pid %d) listens in %s: stop it, or choose another --socket-dir", pid, dir)
+	}
+	if err := a.folders.make("--socket-dir", inner, mode); err != nil {
+		return err
+	}
+	return os.Chmod(inner, mode) // it is the agent's own, whatever an older one made it
+}
+
+// listens returns the process that listens on a control socket, 0 when none does. One
+// that has ended does not: its keeper has the socket open still, and connecting succeeds.
+func listens(path string) (pid int) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if unix.Connect(fd, &unix.SockaddrUnix{Name: path}) != nil {
+		return 0
+	}
+	// By its pidfd: its number may be another's by now. Before Linux 6.16 there is none
+	// of a process that has ended.
+	pidfd, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	ended := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(ended, 0); n > 0 || err != nil {
+		return 0
+	}
+	pid, _ = target.Peer(fd)
+	return pid
+}
+
+// undoStart takes back what a start that failed has done. What it was to take over is
+// as it was.
+func (a *Agent) undoStart() error {
+	var err error
+	for _, st := range a.stores {
+		err = errors.Join(err, st.Close())
+	}
+	if a.record.Pid > 0 {
+		keeper.End(a.record.Pid, a.record.Start)
+	}
+	a.folders.undo()
+	return err
+}
+
 // takeOver takes every lasting descriptor out of the old keeper.
 func (a *Agent) takeOver(from *keeper.Source, old keeper.Record) ([]*state.Memory, error) {
 	defer from.Close()
@@ -195,9 +253,13 @@ func (a *Agent) keep(mark int) error {
 	}
 	a.record = keeper.Record{
 		Pid: pid, Start: target.StartTime(pid), RootFD: a.root.FD,
-		Agent: os.Getpid(), AgentStart: target.StartTime(os.Getpid()),
+		Agent: os.Getpid(), AgentStart: target.StartTime(os.Getpid()), Version: a.opts.Version,
 	}
-	if err := keeper.Publish(a.opts.Config.StateDir, a.record); err != nil {
+	err = keeper.Publish(a.opts.Config.StateDir, a.record)
+	if errors.Is(err, unix.ENOSPC) {
+		err = fmt.Errorf("%w: free some of the disk or choose another --state-dir", err)
+	}
+	if err != nil {
 		return err
 	}
 	if !a.opts.Private {
@@ -359,6 +421,7 @@ func (a *Agent) Add(req api.AddRequest) (api.AddReply, error) {
 	}
 	dir := a.containerDir(req.ID)
 	if err := a.makeDir(dir, req); err != nil {
+		_ = os.RemoveAll(dir)
 		return api.AddReply{}, err
 	}
 	e, err := engine.New(engine.Config{
@@ -596,9 +659,6 @@ func (a *Agent) Stop() error {
 // Listen makes the control socket, in place of a dead agent's.
 func (a *Agent) Listen() (net.Listener, error) {
 	path := filepath.Join(a.opts.Config.SocketDir, api.SocketName)
-	if len(path) >= 108 {
-		return nil, fmt.Errorf("socket path %q is longer than 107 bytes: choose a shorter --socket-dir", path)
-	}
 	_ = os.Remove(path)
 	var lc net.ListenConfig
 	l, err := lc.Listen(context.Background(), "unix", path)

@@ -55,6 +55,25 @@ func Usable(results []Result) bool {
 	return true
 }
 
+// Refusal says why the agent does not start here: the first of what is missing that
+// farpage does not run without. containers is false for the agent of a `farpage run`:
+// it counts memory without a cgroup, and no container's policy is in its way.
+func (h Host) Refusal(containers bool) error {
+	for _, r := range h.Run() {
+		if r.OK || !r.Required || !containers && (r.Name == memoryCgroup || r.Name == seLinux) {
+			continue
+		}
+		return fmt.Errorf("this host cannot run farpage: %s: %s: %s (`farpage check` shows everything)", r.Name, r.Detail, r.Fix)
+	}
+	return nil
+}
+
+// Names of results that do not concern every agent.
+const (
+	memoryCgroup = "memory cgroup"
+	seLinux      = "SELinux"
+)
+
 // Run looks at everything.
 func (h Host) Run() []Result {
 	all := []Result{
@@ -98,11 +117,14 @@ func (h Host) kernel() Result {
 	}
 }
 
+// deviceFix is what to do without the kernel's device.
+const deviceFix = "the kernel needs CONFIG_USERFAULTFD; in a container or chroot, bind the host's " + uffd.Device
+
 func (h Host) device() Result {
 	r := Result{Name: "userfaultfd device", Required: true, Detail: uffd.Device}
 	if _, err := os.Stat(filepath.Join(h.Root, uffd.Device)); err != nil {
 		r.Detail = err.Error()
-		r.Fix = "the kernel needs CONFIG_USERFAULTFD; in a container or chroot, bind the host's /dev/userfaultfd"
+		r.Fix = deviceFix
 		return r
 	}
 	r.OK = true
@@ -130,7 +152,14 @@ func (h Host) features() Result {
 	got, err := h.UffdFeatures(filepath.Join(h.Root, uffd.Device))
 	if err != nil {
 		r.Detail = err.Error()
-		r.Fix = "run as root, on Linux 6.8 or newer"
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			r.Fix = deviceFix
+		case errors.Is(err, unix.ENOTTY), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
+			r.Fix = "what is at " + uffd.Device + " is another device: " + deviceFix
+		default:
+			r.Fix = "run as root, on Linux 6.8 or newer"
+		}
 		return r
 	}
 	var missing []string
@@ -161,7 +190,7 @@ func (h Host) takeOver() Result {
 }
 
 func (h Host) cgroup() Result {
-	r := Result{Name: "memory cgroup", Required: true, Fix: "mount the memory controller: boot with cgroup_enable=memory, or systemd.unified_cgroup_hierarchy=1"}
+	r := Result{Name: memoryCgroup, Required: true, Fix: "mount the memory controller: boot with cgroup_enable=memory, or systemd.unified_cgroup_hierarchy=1"}
 	for line := range strings.Lines(h.read("proc/self/mountinfo")) {
 		_, tail, ok := strings.Cut(line, " - ")
 		if !ok {
@@ -199,7 +228,7 @@ func (h Host) sandbox() Result {
 }
 
 func (h Host) selinux() Result {
-	r := Result{Name: "SELinux", Required: true, OK: true, Detail: "not enforcing"}
+	r := Result{Name: seLinux, Required: true, OK: true, Detail: "not enforcing"}
 	if h.read("sys/fs/selinux/enforce") == "1" {
 		r.OK, r.Detail = false, "enforcing"
 		r.Fix = "container_t may not create a userfaultfd: a policy module is needed, which farpage does not have yet; without one run containers with --security-opt label=disable"

@@ -1,13 +1,13 @@
 package check
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/farpage/farpage/handler/uffd"
+	"golang.org/x/sys/unix"
 )
 
 // good is a host that has everything.
@@ -61,57 +61,156 @@ func TestHostThatHasEverythingIsUsable(t *testing.T) {
 	}
 }
 
+// lacking are hosts that lack one thing.
+var lacking = []struct {
+	name   string
+	host   func(*testing.T, Host) Host
+	result string // the feature that is missing
+	detail string
+	fix    string
+	usable bool
+	alone  bool // a command can be run within a budget all the same
+}{
+	{
+		name: "not root", host: func(_ *testing.T, h Host) Host { h.Euid = 1000; return h },
+		result: "root", detail: "effective user id 1000", fix: "run it as root: sudo farpage check",
+	},
+	{
+		name: "another machine", host: func(_ *testing.T, h Host) Host { h.Arch = "arm64"; return h },
+		result: "architecture", detail: "arm64", fix: "farpage runs on x86-64 only",
+	},
+	{
+		name: "an old kernel", host: func(_ *testing.T, h Host) Host {
+			h.Uname = func() (string, string) { return "6.7.12-1", "x86_64" }
+			return h
+		},
+		result: "kernel", detail: "Linux 6.7.12-1 x86_64", fix: "boot Linux 6.8 or newer (Debian 13, Ubuntu 24.04, RHEL 10 have it)",
+	},
+	{
+		name: "no device", host: func(t *testing.T, h Host) Host {
+			if err := os.Remove(filepath.Join(h.Root, uffd.Device)); err != nil {
+				t.Fatal(err)
+			}
+			return h
+		},
+		result: "userfaultfd device", detail: "stat ROOT/dev/userfaultfd: no such file or directory",
+		fix: "the kernel needs CONFIG_USERFAULTFD; in a container or chroot, bind the host's /dev/userfaultfd",
+	},
+	{
+		name: "another device", host: func(_ *testing.T, h Host) Host {
+			h.UffdFeatures = func(string) (uint64, error) { return 0, os.NewSyscallError("USERFAULTFD_IOC_NEW", unix.ENOTTY) }
+			return h
+		},
+		result: "userfaultfd features", detail: "USERFAULTFD_IOC_NEW: inappropriate ioctl for device",
+		fix: "what is at /dev/userfaultfd is another device: the kernel needs CONFIG_USERFAULTFD; in a container or chroot, bind the host's /dev/userfaultfd",
+	},
+	{
+		name: "a device that is forbidden", host: func(_ *testing.T, h Host) Host {
+			h.UffdFeatures = func(string) (uint64, error) { return 0, os.NewSyscallError("UFFDIO_API", unix.EPERM) }
+			return h
+		},
+		result: "userfaultfd features", detail: "UFFDIO_API: operation not permitted", fix: "run as root, on Linux 6.8 or newer",
+	},
+	{
+		name: "a feature less", host: func(_ *testing.T, h Host) Host {
+			h.UffdFeatures = func(string) (uint64, error) { return 0x1ffff &^ uffd.FeatureMove, nil }
+			return h
+		},
+		result: "userfaultfd features", detail: "0xffff, missing: UFFDIO_MOVE (Linux 6.8)",
+		fix: "boot Linux 6.8 or newer with CONFIG_USERFAULTFD and CONFIG_HAVE_ARCH_USERFAULTFD_WP",
+	},
+	{
+		name: "no scan", host: func(_ *testing.T, h Host) Host { h.PagemapScan = refused; return h },
+		result: "PAGEMAP_SCAN", detail: "operation not permitted", fix: "boot Linux 6.7 or newer",
+	},
+	{
+		name: "no taking of descriptors", host: func(_ *testing.T, h Host) Host { h.PidfdGetfd = refused; return h },
+		result: "take-over", detail: "operation not permitted",
+		fix: "pidfd_getfd (Linux 5.6) is needed to take over from a dead agent: under systemd it is in @debug",
+	},
+	{
+		name: "Yama", host: func(t *testing.T, h Host) Host {
+			t.Helper()
+			return h.with(t, "proc/sys/kernel/yama/ptrace_scope", "3")
+		},
+		result: "take-over", detail: "kernel.yama.ptrace_scope is 3",
+		fix: "it forbids pidfd_getfd even to root: set kernel.yama.ptrace_scope to 2 or less and reboot",
+	},
+	{
+		name: "no memory controller", host: func(t *testing.T, h Host) Host {
+			t.Helper()
+			return h.with(t, "sys/fs/cgroup/cgroup.controllers", "cpu pids")
+		},
+		result: "memory cgroup", detail: "no cgroup mount has it", alone: true,
+		fix: "mount the memory controller: boot with cgroup_enable=memory, or systemd.unified_cgroup_hierarchy=1",
+	},
+	{
+		name: "rootless", host: func(t *testing.T, h Host) Host { t.Helper(); return h.with(t, "proc/self/uid_map", "0 1000 1") },
+		result: "initial user namespace", detail: "uid_map: 0 1000 1",
+		fix: "rootless engines and user namespaces cannot run the agent: start it as the host's root",
+	},
+	{
+		name: "gVisor", host: func(t *testing.T, h Host) Host {
+			t.Helper()
+			return h.with(t, "proc/version", "Linux version 4.4.0 gVisor")
+		},
+		result: "own kernel", detail: "Linux version 4.4.0 gVisor",
+		fix: "gVisor has no userfaultfd: run the agent on the host, and containers with runc or crun",
+	},
+	{
+		name: "SELinux", host: func(t *testing.T, h Host) Host { t.Helper(); return h.with(t, "sys/fs/selinux/enforce", "1") },
+		result: "SELinux", detail: "enforcing", alone: true,
+		fix: "container_t may not create a userfaultfd: a policy module is needed, which farpage does not have yet; without one run containers with --security-opt label=disable",
+	},
+	{
+		name: "no perf", host: func(_ *testing.T, h Host) Host { h.WatchMmaps = refused; return h }, usable: true, alone: true,
+		result: "mapping events", detail: "operation not permitted",
+		fix: "perf_event_open is refused: budgets are kept less exactly; give the agent CAP_PERFMON (under systemd it is in @debug)",
+	},
+	{
+		name: "no FIFO", host: func(_ *testing.T, h Host) Host { h.RealTime = refused; return h }, usable: true, alone: true,
+		result: "real-time priority", detail: "operation not permitted",
+		fix: "SCHED_FIFO is refused (a cgroup v1 cpu controller with CONFIG_RT_GROUP_SCHED?): nice -20 is used, faults may wait on a loaded host",
+	},
+	{
+		name: "few mappings", host: func(t *testing.T, h Host) Host { t.Helper(); return h.with(t, "proc/sys/vm/max_map_count", "1000") }, usable: true, alone: true,
+		result: "mappings per process", detail: "vm.max_map_count 1000", fix: "sysctl vm.max_map_count=65530 or more",
+	},
+}
+
+func refused() error { return unix.EPERM }
+
 func TestWhatIsMissingIsNamedWithWhatToDo(t *testing.T) {
-	refused := func() error { return errors.New("operation not permitted") }
-	for _, c := range []struct {
-		name   string
-		host   func(Host) Host
-		result string // the feature that is missing
-		detail string
-		fix    string
-		usable bool
-	}{
-		{"not root", func(h Host) Host { h.Euid = 1000; return h }, "root", "effective user id 1000", "run it as root", false},
-		{"another machine", func(h Host) Host { h.Arch = "arm64"; return h }, "architecture", "arm64", "x86-64 only", false},
-		{
-			"an old kernel", func(h Host) Host { h.Uname = func() (string, string) { return "6.1.0-28", "x86_64" }; return h },
-			"kernel", "Linux 6.1.0-28", "Linux 6.8 or newer", false,
-		},
-		{
-			"no device", func(h Host) Host {
-				if err := os.Remove(filepath.Join(h.Root, uffd.Device)); err != nil {
-					t.Fatal(err)
-				}
-				return h
-			}, "userfaultfd device", "no such file", "CONFIG_USERFAULTFD", false,
-		},
-		{
-			"a feature less", func(h Host) Host {
-				h.UffdFeatures = func(string) (uint64, error) { return uffd.Wanted &^ uffd.FeatureMove, nil }
-				return h
-			}, "userfaultfd features", "missing: UFFDIO_MOVE (Linux 6.8)", "Linux 6.8 or newer", false,
-		},
-		{"no scan", func(h Host) Host { h.PagemapScan = refused; return h }, "PAGEMAP_SCAN", "not permitted", "Linux 6.7", false},
-		{"Yama", func(h Host) Host { return h.with(t, "proc/sys/kernel/yama/ptrace_scope", "3") }, "take-over", "ptrace_scope is 3", "2 or less", false},
-		{"no memory controller", func(h Host) Host { return h.with(t, "sys/fs/cgroup/cgroup.controllers", "cpu pids") }, "memory cgroup", "no cgroup mount", "cgroup_enable=memory", false},
-		{"rootless", func(h Host) Host { return h.with(t, "proc/self/uid_map", "0 1000 1") }, "initial user namespace", "0 1000 1", "rootless", false},
-		{"gVisor", func(h Host) Host { return h.with(t, "proc/version", "Linux version 4.4.0 gVisor") }, "own kernel", "gVisor", "on the host", false},
-		{"SELinux", func(h Host) Host { return h.with(t, "sys/fs/selinux/enforce", "1") }, "SELinux", "enforcing", "label=disable", false},
-		{"no perf", func(h Host) Host { h.WatchMmaps = refused; return h }, "mapping events", "not permitted", "CAP_PERFMON", true},
-		{"no FIFO", func(h Host) Host { h.RealTime = refused; return h }, "real-time priority", "not permitted", "nice -20", true},
-		{"few mappings", func(h Host) Host { return h.with(t, "proc/sys/vm/max_map_count", "1000") }, "mappings per process", "1000", "sysctl", true},
-	} {
-		results := c.host(good(t)).Run()
+	for _, c := range lacking {
+		host := c.host(t, good(t))
+		results := host.Run()
 		if Usable(results) != c.usable {
 			t.Errorf("%s: usable %v, want %v", c.name, !c.usable, c.usable)
 		}
+		detail := strings.ReplaceAll(c.detail, "ROOT", host.Root)
 		for _, r := range results {
 			if r.OK == (r.Name == c.result) {
 				t.Errorf("%s: %+v", c.name, r)
 			}
-			if r.Name == c.result && (!strings.Contains(r.Detail, c.detail) || !strings.Contains(r.Fix, c.fix)) {
-				t.Errorf("%s: %q and %q, want %q and %q in them", c.name, r.Detail, r.Fix, c.detail, c.fix)
+			if r.Name == c.result && (r.Detail != detail || r.Fix != c.fix) {
+				t.Errorf("%s: %q and %q, want %q and %q", c.name, r.Detail, r.Fix, detail, c.fix)
 			}
+		}
+	}
+}
+
+func TestAgentIsRefusedWhereSomethingIsMissingThatItNeeds(t *testing.T) {
+	if err := good(t).Refusal(true); err != nil {
+		t.Error(err)
+	}
+	for _, c := range lacking {
+		host := c.host(t, good(t))
+		says := "this host cannot run farpage: " + c.result + ": " + strings.ReplaceAll(c.detail, "ROOT", host.Root) + ": " + c.fix + " (`farpage check` shows everything)"
+		if err := host.Refusal(true); c.usable && err != nil || !c.usable && (err == nil || err.Error() != says) {
+			t.Errorf("%s: %v, want %s", c.name, err, says)
+		}
+		if err := host.Refusal(false); c.alone && err != nil || !c.alone && (err == nil || err.Error() != says) {
+			t.Errorf("%s, for a command: %v, want %s", c.name, err, says)
 		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -64,7 +66,10 @@ func Load(path string, asked bool) (Config, error) {
 	if err := d.Decode(&c); err != nil {
 		return c, describe(path, err)
 	}
-	return c, c.Check()
+	if err := c.Check(); err != nil {
+		return c, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
 }
 
 // describe makes an error of the decoder one line per problem, with its place.
@@ -82,15 +87,37 @@ func describe(path string, err error) error {
 	var decode *toml.DecodeError
 	if errors.As(err, &decode) {
 		row, column := decode.Position()
-		return fmt.Errorf("%s:%d:%d: %s", path, row, column, strings.TrimPrefix(decode.Error(), "toml: "))
+		return fmt.Errorf("%s:%d:%d: %s", path, row, column, inWords(strings.TrimPrefix(decode.Error(), "toml: ")))
 	}
 	return fmt.Errorf("%s: %w", path, err)
+}
+
+// wrongType is what the decoder says of a value of another type than the option's.
+var wrongType = regexp.MustCompile(`^cannot decode TOML (\S+) into (?:struct field \S+ of type )?(\S+)$`)
+
+// words are for types of TOML and of Go.
+var words = map[string]string{
+	"integer": "a number", "float": "a number", "boolean": "true or false", "string": "a text", "array": "a list",
+	"bool": "true or false", "[]string": `a list of texts, ["LIKE", "THIS"],`, "map[string]string": "a table of texts",
+}
+
+// inWords puts a message about types into words for who has written the file.
+func inWords(message string) string {
+	types := wrongType.FindStringSubmatch(message)
+	if types == nil || words[types[1]] == "" || words[types[2]] == "" {
+		return message
+	}
+	return fmt.Sprintf("this is %s, and %s is wanted: `farpage agent --print-config` shows how it is written", words[types[1]], words[types[2]])
 }
 
 // Check says what is wrong with a configuration.
 func (c *Config) Check() error {
 	if c.SocketDir == "" || c.SocketDir[0] != '/' {
 		return fmt.Errorf("socket_dir %q is not an absolute path", c.SocketDir)
+	}
+	if path := filepath.Join(c.SocketDir, api.SocketName); len(path) > api.MaxSocketPathBytes {
+		return fmt.Errorf("socket_dir %q is too long: the socket %s in it would have a path of %d bytes, unix sockets allow %d: choose a shorter one",
+			c.SocketDir, api.SocketName, len(path), api.MaxSocketPathBytes)
 	}
 	if c.StateDir == "" || c.StateDir[0] != '/' {
 		return fmt.Errorf("state_dir %q is not an absolute path", c.StateDir)
@@ -106,7 +133,7 @@ func (c *Config) Check() error {
 	}
 	for _, name := range c.Bounds.Stores {
 		if c.Stores[name] == "" {
-			return fmt.Errorf("bounds.stores names %q, which stores does not have", name)
+			return fmt.Errorf("bounds.stores names %q, which stores does not have: name it there too, or leave it out here", name)
 		}
 	}
 	for _, b := range []struct{ name, size string }{{"max_local", c.Bounds.MaxLocal}, {"max_far", c.Bounds.MaxFar}} {

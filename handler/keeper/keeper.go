@@ -42,6 +42,7 @@ type Record struct {
 	RootFD     int    `json:"root_fd"` // memfd of the agent's table of containers
 	Agent      int    `json:"agent"`
 	AgentStart uint64 `json:"agent_start"`
+	Version    string `json:"version"` // of that agent
 }
 
 // Reserve fills the descriptor numbers below FirstFD, and raises RLIMIT_NOFILE as
@@ -148,10 +149,15 @@ func Publish(stateDir string, r Record) error {
 		return err
 	}
 	tmp := filepath.Join(stateDir, recordFile+".new")
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+	err = os.WriteFile(tmp, b, 0o600)
+	if err == nil {
+		err = os.Rename(tmp, filepath.Join(stateDir, recordFile))
+	}
+	if err != nil {
+		_ = os.Remove(tmp)
 		return fmt.Errorf("write the keeper's record: %w", err)
 	}
-	return os.Rename(tmp, filepath.Join(stateDir, recordFile))
+	return nil
 }
 
 // Read reads the record of the state folder; ok is false when there is none or
@@ -165,7 +171,7 @@ func Read(stateDir string) (r Record, ok bool, err error) {
 		return r, false, err
 	}
 	if err := json.Unmarshal(b, &r); err != nil {
-		return r, false, fmt.Errorf("%s: %w", filepath.Join(stateDir, recordFile), err)
+		return r, false, fmt.Errorf("%s is no keeper's record (%w): remove it if no %s runs, else choose another --state-dir", filepath.Join(stateDir, recordFile), err, name)
 	}
 	return r, alive(r.Pid, r.Start) && target.Command(r.Pid) == name, nil
 }

@@ -94,7 +94,7 @@ func checkKeys(annotations map[string]string, optedIn bool) error {
 func readLocal(p *Policy, annotations map[string]string, limitBytes int64) error {
 	value := annotations[KeyLocal]
 	wrong := func(problem string) error {
-		allowed := SizeForms + ", or a share of the memory limit such as 50%; from 1Mi"
+		allowed := SizeForms + ShareForm + "; from 1Mi"
 		if limitBytes > 0 {
 			most, _ := percentOf(limitBytes, MaxLocalPercent)
 			allowed += fmt.Sprintf(" to %d %% of the memory limit (%d bytes)", MaxLocalPercent, most)
@@ -132,7 +132,7 @@ func readFar(p *Policy, annotations map[string]string, limitBytes int64) error {
 	if problem != "" {
 		return &AnnotationError{
 			Key: KeyFar, Value: value, Problem: problem,
-			Allowed: SizeForms + ", or a share of the memory limit such as 50%, or unlimited",
+			Allowed: SizeForms + ShareForm + ", or unlimited",
 		}
 	}
 	p.FarBytes = bytes

@@ -9,6 +9,9 @@ import (
 // SizeForms says in an error message which sizes are allowed.
 const SizeForms = "a whole number of bytes, or one with K, M, G, T (powers of 1000) or Ki, Mi, Gi, Ti (powers of 1024), such as 256Mi"
 
+// ShareForm goes on where a share of the memory limit is allowed too.
+const ShareForm = ", or a share of the memory limit such as 50%"
+
 // sizeUnits are the suffixes of a Kubernetes quantity that make sense for memory
 // (k8s.io/apimachinery, pkg/api/resource/suffix.go). Kubernetes writes kilo with a
 // lower-case k only; K is what everybody else writes. There is no m: it is milli there.
