@@ -20,6 +20,7 @@ type Config struct {
 	Bin     string // folder of the farpage programs
 	Folder  string // sockets and state are made in it; a short path
 	LogFile string
+	Flags   []string // more of `farpage agent`
 	// Attributes of its process; nil: a process group of its own, because an
 	// interrupt from the terminal is for us, who end it after its containers.
 	Attributes *syscall.SysProcAttr
@@ -64,8 +65,9 @@ func (a *Agent) Again(ctx context.Context) error {
 		return fmt.Errorf("start the agent: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(filepath.Join(a.cfg.Bin, "farpage"), "agent", "--socket-dir", a.SocketDir(),
-		"--state-dir", a.stateDir(), "--store", "mem:")
+	cmd := exec.Command(filepath.Join(a.cfg.Bin, "farpage"), append([]string{
+		"agent", "--socket-dir", a.SocketDir(), "--state-dir", a.stateDir(), "--store", "mem:",
+	}, a.cfg.Flags...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if cmd.SysProcAttr = a.cfg.Attributes; cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -24,9 +24,9 @@ type host struct {
 // short, because there are sockets in them.
 var hostFolders = fmt.Sprintf("/run/farpage-test-%d-", os.Getpid())
 
-// startHost starts the agent. When the test ends, it is stopped and must leave
-// nothing behind.
-func startHost(t *testing.T) *host {
+// startHost starts the agent, with more flags where they are given. When the test ends,
+// it is stopped and must leave nothing behind.
+func startHost(t *testing.T, flags ...string) *host {
 	t.Helper()
 	requireFarpage(t)
 	if err := container.Missing(); err != nil {
@@ -49,7 +49,8 @@ func startHost(t *testing.T) *host {
 	attributes := group.Attributes()
 	attributes.Setpgid = true
 	a, err := agent.Start(t.Context(), agent.Config{
-		Bin: filepath.Dir(farpagePath()), Folder: folder, LogFile: filepath.Join(folder, "log"), Attributes: attributes,
+		Bin: filepath.Dir(farpagePath()), Folder: folder, LogFile: filepath.Join(folder, "log"), Flags: flags,
+		Attributes: attributes,
 	})
 	if err != nil {
 		t.Fatal(err)
