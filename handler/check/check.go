@@ -320,16 +320,34 @@ func pidfdGetfd() error {
 	return unix.Close(got)
 }
 
+// realTime tries whether a thread may be SCHED_FIFO, and leaves the thread as it was.
+// To end the thread instead would not do: the first one of a process cannot end in Go,
+// and would stay as it is made here.
 func realTime() error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
-		attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}
-		err := unix.SchedSetAttr(0, &attr, 0)
-		if errors.Is(err, unix.EPERM) {
-			err = errors.New("sched_setattr(SCHED_FIFO) is refused")
-		}
-		result <- err
-	}()
-	return <-result
+	runtime.LockOSThread()
+	before, err := unix.SchedGetAttr(0, 0)
+	if err != nil {
+		runtime.UnlockOSThread()
+		return os.NewSyscallError("sched_getattr", err)
+	}
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1, Flags: unix.SCHED_FLAG_RESET_ON_FORK}
+	switch err := unix.SchedSetAttr(0, &attr, 0); {
+	case errors.Is(err, unix.EPERM):
+		runtime.UnlockOSThread()
+		return errors.New("sched_setattr(SCHED_FIFO) is refused")
+	case err != nil:
+		runtime.UnlockOSThread()
+		return os.NewSyscallError("sched_setattr", err)
+	}
+	// No more than the policy: what else sched_getattr says, such as the time slice of
+	// Linux 6.12, would become a wish of this thread.
+	back := unix.SchedAttr{
+		Size: unix.SizeofSchedAttr, Policy: before.Policy, Priority: before.Priority, Nice: before.Nice,
+		Flags: before.Flags & unix.SCHED_FLAG_RESET_ON_FORK,
+	}
+	if err := unix.SchedSetAttr(0, &back, 0); err != nil {
+		return os.NewSyscallError("sched_setattr back", err) // the thread stays locked: nothing else runs on it
+	}
+	runtime.UnlockOSThread()
+	return nil
 }

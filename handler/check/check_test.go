@@ -1,8 +1,10 @@
 package check
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -195,6 +197,36 @@ func TestWhatIsMissingIsNamedWithWhatToDo(t *testing.T) {
 			if r.Name == c.result && (r.Detail != detail || r.Fix != c.fix) {
 				t.Errorf("%s: %q and %q, want %q and %q", c.name, r.Detail, r.Fix, detail, c.fix)
 			}
+		}
+	}
+}
+
+// TestTryingRealTimePriorityLeavesEachThreadAsItWas: the agent tries it at its start,
+// and a thread that stayed SCHED_FIFO would go before what its host runs.
+func TestTryingRealTimePriorityLeavesEachThreadAsItWas(t *testing.T) {
+	for range 20 {
+		if err := realTime(); err != nil {
+			t.Log(err) // a host may refuse it, and the threads are as they were there too
+		}
+	}
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks {
+		tid, err := strconv.Atoi(task.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		attr, err := unix.SchedGetAttr(tid, 0)
+		if errors.Is(err, unix.ESRCH) {
+			continue // it has ended
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if attr.Policy != unix.SCHED_NORMAL || attr.Flags != 0 {
+			t.Errorf("thread %d has policy %d and flags %#x", tid, attr.Policy, attr.Flags)
 		}
 	}
 }

@@ -92,18 +92,25 @@ func usage(before, after map[int]thread, which func(tid int, t thread) bool) (ra
 
 // engineThread finds the thread of an agent that serves its only container: it alone
 // has a priority above the ordinary.
-func engineThread(agent int) (int, error) {
+func engineThread(agent int) (engine int, err error) {
 	threads, err := threadsOf(agent)
 	if err != nil {
 		return 0, err
 	}
 	for tid := range threads {
 		attributes, err := unix.SchedGetAttr(tid, 0)
-		if err == nil && (attributes.Policy == unix.SCHED_FIFO || attributes.Nice == -20) {
-			return tid, nil
+		if err != nil || attributes.Policy != unix.SCHED_FIFO && attributes.Nice != -20 {
+			continue
 		}
+		if engine != 0 {
+			return 0, fmt.Errorf("process %d has two threads with a priority of their own: %d and %d", agent, engine, tid)
+		}
+		engine = tid
 	}
-	return 0, fmt.Errorf("process %d has no thread with a priority of its own", agent)
+	if engine == 0 {
+		return 0, fmt.Errorf("process %d has no thread with a priority of its own", agent)
+	}
+	return engine, nil
 }
 
 func anyThread(int, thread) bool { return true }
