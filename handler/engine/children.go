@@ -176,16 +176,17 @@ func (e *Engine) identifyLate(p *process) {
 }
 
 // childMaps returns the registered mappings of the child that a FORK brought, as they
-// were when it was forked: none of its events is read before. nil: it is gone. ok is
-// false when it cannot be found (yet): it shows up in /proc only after its event was
-// read.
-func (e *Engine) childMaps(p *process, ev *state.Event) (had ranges, ok bool) {
+// were when it was forked, at the points that matter: none of its events is read before.
+// Where one is under way already, the child's smaps tell. nil: it is gone. ok is false
+// when it cannot be found (yet): it shows up in /proc only after its event was read.
+func (e *Engine) childMaps(p *process, ev *state.Event, points []uint64) (had ranges, ok bool) {
 	c, err := e.child(p, ev)
 	if err != nil {
 		return nil, false
 	}
-	if _, gone := uffd.Quiet(c.uffd(), probeAddr); gone {
-		return nil, true
+	had, errno := mappedAt(c.uffd(), points)
+	if errno == 0 || errno == syscall.ESRCH {
+		return had, true
 	}
 	_ = e.mark(c) // by its nonce it is found; EEXIST when that was done before
 	pid, ok := e.find(c, p, !p.lookingSince.IsZero() && e.now.Sub(p.lookingSince) > findMax/2)

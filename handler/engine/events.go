@@ -84,7 +84,9 @@ func (e *Engine) drain(p *process) {
 			e.fault(p, fault{addr: addr, flags: flags, tid: tid, since: time.Now()})
 			continue
 		}
-		p.batch = append(p.batch, i)
+		if !e.ownUnmap(p, ev) {
+			p.batch = append(p.batch, i)
+		}
 		e.flush(p)
 	}
 }
@@ -142,6 +144,7 @@ func (e *Engine) applyFirst(p *process) bool {
 	}
 	ev.Source = 0
 	p.batch = append(p.batch[:0], p.batch[1:]...)
+	p.unjudge()
 	return true
 }
 

@@ -220,7 +220,9 @@ func TestChildHasThePagesWhereTheyWereWhenItWasForked(t *testing.T) {
 	g.does("write 0 64 1")
 	stop := c.keepEvicting()
 	defer stop()
-	g.right("forkmove 64 1 150 20") // a pause of 20 microseconds between moves
+	// A pause of 20 microseconds between moves: too short for a quiet moment in which
+	// smaps is read, with the batch growing the longer that took.
+	g.right("forkmove 64 1 150 20")
 }
 
 func TestThreadThatMovesItsMemoryWithoutAPauseGoesOn(t *testing.T) {

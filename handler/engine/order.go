@@ -2,8 +2,10 @@ package engine
 
 import (
 	"slices"
+	"syscall"
 	"time"
 
+	"github.com/farpage/farpage/handler/space"
 	"github.com/farpage/farpage/handler/state"
 	"github.com/farpage/farpage/handler/target"
 	"github.com/farpage/farpage/handler/uffd"
@@ -16,6 +18,9 @@ import (
 // applied.
 func (e *Engine) settled(p *process) bool {
 	if !p.placing {
+		// Thought about before the quiet moment is looked for: another thread of the
+		// program may leave room for a few microseconds only.
+		e.judge(p)
 		quiet, gone := uffd.Quiet(p.uffd(), probeAddr)
 		switch {
 		case gone:
@@ -39,28 +44,103 @@ func (e *Engine) settled(p *process) bool {
 // read then, and nothing else is under way. FORKs are left to be placed. false: it
 // was not quiet after all.
 func (e *Engine) settle(p *process) bool {
-	e.dropOwnUnmaps(p)
-	ambiguous, forks := e.ambiguous(p), e.forksAmongOthers(p)
-	if !ambiguous && !forks {
+	if !p.ambiguous && !p.forksAmong {
 		return true
 	}
-	var now ranges
-	text, err := e.smapsText(p)
-	if err == nil {
-		now, err = registered(text)
-	}
-	if err != nil {
-		e.warn("settle", "pid %d: events met and its mappings cannot be read (%v): taken in the order of reading", p.rec.Pid, err)
-		return true
-	}
-	if quiet, _ := uffd.Quiet(p.uffd(), probeAddr); !quiet {
+	now, errno := mappedAt(p.uffd(), p.points)
+	switch errno {
+	case 0:
+	case syscall.EAGAIN:
 		return false
+	case syscall.ESRCH:
+		return true // the memory is gone
+	default:
+		text, err := e.smapsText(p)
+		if err == nil {
+			now, err = registered(text)
+		}
+		if err != nil {
+			e.warn("settle", "pid %d: events met and its mappings cannot be read (%v): taken in the order of reading", p.rec.Pid, err)
+			return true
+		}
+		if quiet, _ := uffd.Quiet(p.uffd(), probeAddr); !quiet {
+			return false
+		}
 	}
-	if ambiguous && !e.arrange(p, now) {
+	p.placing, p.atQuiet = p.forksAmong, now
+	if p.ambiguous && !e.arrange(p, now) {
 		e.warn("settle", "pid %d: no order explains its unmaps and remaps: taken in the order of reading", p.rec.Pid)
 	}
-	p.placing, p.atQuiet = forks, now
 	return true
+}
+
+// mappedAt says at which of the points a userfaultfd watches a mapping, all of it at one
+// moment: an event that begins meanwhile would be under way until this thread reads it.
+// That takes a microsecond for each point, where smaps takes fifty or more.
+//
+// EAGAIN: an event is under way. ESRCH: the memory is gone. Any other error: this kernel
+// does not tell.
+func mappedAt(fd int, points []uint64) (at ranges, errno syscall.Errno) {
+	for _, x := range points {
+		if x >= space.Limit-space.PageSize {
+			continue
+		}
+		watched, errno := uffd.Watches(fd, x)
+		if errno != 0 {
+			return nil, errno
+		}
+		if watched {
+			at.add(x, x+1)
+		}
+	}
+	return at, 0
+}
+
+// judge takes note of what has come to the batch since it was last called: whether
+// something that leaves was read after something that arrived at the same addresses,
+// whether there is a FORK beside an UNMAP or a REMAP (the child may have been made before
+// or after each of them), and where ranges begin and end.
+func (e *Engine) judge(p *process) {
+	for ; p.judged < len(p.batch); p.judged++ {
+		m := &e.mem.Ring[p.batch[p.judged]].Msg
+		a, b := leaves(m)
+		c, d := arrives(m)
+		for _, i := range p.batch[:p.judged] {
+			if p.ambiguous || a == b {
+				break
+			}
+			start, end := arrives(&e.mem.Ring[i].Msg)
+			p.ambiguous = a < end && b > start
+		}
+		if a < b {
+			p.note(a, b)
+		}
+		if c < d {
+			p.note(c, d)
+		}
+		switch m.Event {
+		case uffd.EventFork:
+			p.forks = true
+		case uffd.EventUnmap, uffd.EventRemap:
+			p.others = true
+		}
+	}
+	p.forksAmong = p.forks && p.others
+}
+
+// note adds points to those that are asked for at the quiet moment.
+func (p *process) note(points ...uint64) {
+	for _, x := range points {
+		if k, there := slices.BinarySearch(p.points, x); !there {
+			p.points = slices.Insert(p.points, k, x)
+		}
+	}
+}
+
+// unjudge forgets what judge has found: the batch has changed otherwise than at its end.
+func (p *process) unjudge() {
+	p.judged, p.points = 0, p.points[:0]
+	p.ambiguous, p.forks, p.others, p.forksAmong = false, false, false, false
 }
 
 // restless is how many events may wait for a quiet moment before it is looked for
@@ -82,26 +162,31 @@ func (e *Engine) inOrder(p *process) bool {
 	return err == nil && !more && n <= 2 // the program's and the helper
 }
 
-// dropOwnUnmaps takes out the UNMAP of the old range that each moving mremap
-// sends after its REMAP: applying the REMAP clears the old range anyway, and
-// another mapping may have been moved there since.
-func (e *Engine) dropOwnUnmaps(p *process) {
-	for i := 0; i < len(p.batch); i++ {
-		m := &e.mem.Ring[p.batch[i]].Msg
-		if m.Event != uffd.EventRemap {
+// ownUnmap says whether an UNMAP that was just read is the one of the old range that a
+// moving mremap sends after its REMAP. It is left out then: applying the REMAP clears
+// the old range anyway, and another mapping may have been moved there since. The REMAP
+// says that it has had its own, so that another agent does not take a second one for it.
+func (e *Engine) ownUnmap(p *process, u *state.Event) bool {
+	if u.Msg.Event != uffd.EventUnmap {
+		return false
+	}
+	start, end := u.Msg.Range()
+	for _, i := range p.batch {
+		r := &e.mem.Ring[i]
+		if r.Msg.Event != uffd.EventRemap || r.Child != 0 && r.Child != ownMark(u) {
 			continue
 		}
-		from, _, length := m.Remap()
-		for j := i + 1; j < len(p.batch); j++ {
-			u := &e.mem.Ring[p.batch[j]]
-			if start, end := u.Msg.Range(); u.Msg.Event == uffd.EventUnmap && start == from && end == from+length {
-				u.Source = 0
-				p.batch = append(p.batch[:j], p.batch[j+1:]...)
-				break
-			}
+		if from, _, length := r.Msg.Remap(); start == from && end == from+length {
+			r.Child = ownMark(u)
+			u.Source = 0
+			return true
 		}
 	}
+	return false
 }
+
+// ownMark names an UNMAP in its REMAP.
+func ownMark(u *state.Event) uint32 { return uint32(u.Sequence) | 1<<31 }
 
 // leaves returns the range whose old content an event takes away.
 func leaves(m *uffd.Msg) (start, end uint64) {
@@ -122,20 +207,6 @@ func arrives(m *uffd.Msg) (start, end uint64) {
 	}
 	_, to, length := m.Remap()
 	return to, to + length
-}
-
-// ambiguous says whether something that leaves was read after something that
-// arrived at the same addresses.
-func (e *Engine) ambiguous(p *process) bool {
-	for i := range p.batch {
-		start, end := arrives(&e.mem.Ring[p.batch[i]].Msg)
-		for j := i + 1; j < len(p.batch) && start < end; j++ {
-			if a, b := leaves(&e.mem.Ring[p.batch[j]].Msg); a < end && b > start {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // arrangeMax bounds the search for an order, in steps.
@@ -253,22 +324,8 @@ func (e *Engine) arrange(p *process, now ranges) bool {
 	for n, k := range order {
 		p.batch[n] = batch[k]
 	}
+	p.unjudge()
 	return true
-}
-
-// forksAmongOthers says whether the batch has a FORK beside an UNMAP or a REMAP: the
-// child may have been made before or after each of them.
-func (e *Engine) forksAmongOthers(p *process) bool {
-	forks, others := false, false
-	for _, i := range p.batch {
-		switch e.mem.Ring[i].Msg.Event {
-		case uffd.EventFork:
-			forks = true
-		case uffd.EventUnmap, uffd.EventRemap:
-			others = true
-		}
-	}
-	return forks && others
 }
 
 // placeForks moves each FORK of the batch to where it happened among the others. now
@@ -283,10 +340,12 @@ func (e *Engine) placeForks(p *process, now ranges) bool {
 			others = append(others, i)
 		}
 	}
+	e.judge(p)
+	points := p.points
 	at := make([]int, len(forks)) // how many of the others come before each
 	for k, i := range forks {
 		at[k] = e.readBefore(i, others)
-		had, ok := e.childMaps(p, &e.mem.Ring[i])
+		had, ok := e.childMaps(p, &e.mem.Ring[i], points)
 		if !ok {
 			if p.lookingSince.IsZero() {
 				p.lookingSince = e.now
@@ -313,6 +372,7 @@ func (e *Engine) placeForks(p *process, now ranges) bool {
 		}
 	}
 	p.batch = batch
+	p.unjudge()
 	return true
 }
 

@@ -50,8 +50,14 @@ type process struct {
 	born         time.Time // to this engine
 	lookingSince time.Time // for the child that it is, or that a FORK in its batch has brought
 	looked       time.Time // when that was last tried
-	placing      bool      // the batch's FORKs, among its other events
 	leftByExec   bool
+	judged       int      // events of the batch that judge has seen, and what it found:
+	points       []uint64 // where their ranges begin and end, sorted
+	ambiguous    bool     // an UNMAP and a REMAP met
+	forks        bool
+	others       bool // an UNMAP or a REMAP
+	forksAmong   bool
+	placing      bool   // the batch's FORKs, among its other events
 	atQuiet      ranges // what was registered when that began
 	command      string
 	reason       string // why it is not evicted

@@ -65,7 +65,7 @@ func Recover(cfg Config, mem *state.Memory, st store.Store, device int, log *log
 	}
 	named := map[uint32]bool{} // records that a FORK in the ring has taken
 	for i := range mem.Ring {
-		if ev := &mem.Ring[i]; ev.Source != 0 && ev.Child != 0 {
+		if ev := &mem.Ring[i]; ev.Source != 0 && ev.Msg.Event == uffd.EventFork && ev.Child != 0 {
 			named[ev.Child-1] = true
 		}
 	}
@@ -254,7 +254,9 @@ func (e *Engine) reloadRing() {
 	slices.SortFunc(left, func(a, b int) int { return cmp.Compare(e.mem.Ring[a].Sequence, e.mem.Ring[b].Sequence) })
 	for _, i := range left {
 		p := e.procs[e.mem.Ring[i].Source-1]
-		p.batch = append(p.batch, i)
+		if !e.ownUnmap(p, &e.mem.Ring[i]) {
+			p.batch = append(p.batch, i)
+		}
 	}
 }
 

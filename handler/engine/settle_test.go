@@ -51,7 +51,9 @@ func order(t *testing.T, e *Engine, p *process, read []string, registered string
 	names := map[int]string{}
 	for i, text := range read {
 		e.mem.Ring[i] = state.Event{Source: uint32(p.index) + 1, Sequence: uint64(i), Msg: eventOf(t, text)}
-		p.batch = append(p.batch, i)
+		if !e.ownUnmap(p, &e.mem.Ring[i]) {
+			p.batch = append(p.batch, i)
+		}
 		names[i] = text
 	}
 	var now ranges
@@ -73,11 +75,12 @@ func order(t *testing.T, e *Engine, p *process, read []string, registered string
 	return out
 }
 
-// settleWith is settle, told what smaps would say.
+// settleWith is settle, told what is mapped.
 func settleWith(t *testing.T, e *Engine, p *process, now ranges) {
 	t.Helper()
-	e.dropOwnUnmaps(p)
-	if !e.ambiguous(p) {
+	p.unjudge()
+	e.judge(p)
+	if !p.ambiguous {
 		return
 	}
 	if !e.arrange(p, now) {
@@ -405,8 +408,11 @@ func (m *program) read(t *testing.T, e *Engine, p *process) {
 		m.window = append(m.window, text)
 	}
 	i := e.freeEvent()
-	e.mem.Ring[i] = state.Event{Source: uint32(p.index) + 1, Msg: eventOf(t, text)}
-	p.batch = append(p.batch, i)
+	e.mem.Header.Sequence++
+	e.mem.Ring[i] = state.Event{Source: uint32(p.index) + 1, Sequence: e.mem.Header.Sequence, Msg: eventOf(t, text)}
+	if !e.ownUnmap(p, &e.mem.Ring[i]) {
+		p.batch = append(p.batch, i)
+	}
 	for len(p.batch) > 0 {
 		if e.mem.Ring[p.batch[0]].Msg.Event != uffd.EventRemove {
 			if !m.quiet() {

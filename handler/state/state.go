@@ -104,7 +104,7 @@ type Event struct {
 	Phase    uint32 // of REMAP: 1 once its entries were copied
 	Sequence uint64
 	Msg      uffd.Msg // 32 bytes, read(2) right into here
-	Child    uint32   // of FORK: the child's Proc index plus one
+	Child    uint32   // of FORK: the child's Proc index plus one; of REMAP: which UNMAP was its own, once that was read
 	_        [12]byte
 }
 

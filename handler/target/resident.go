@@ -54,9 +54,23 @@ func (r *Reader) CgroupAnon(memoryStat int) (int64, error) {
 func (r *Reader) RssAnon(pid int) (int64, error) { return r.kilobytes(pid, "status", "RssAnon:") }
 
 // PssAnon returns a process's share of anonymous memory in bytes, from
-// /proc/PID/smaps_rollup: pages shared after a fork count in proportion.
+// /proc/PID/smaps_rollup: pages shared after a fork count in proportion. The kernel walks
+// the memory for that, and counts twice what is moved meanwhile from where it has been to
+// where it comes to, so it is at most what RssAnon was before or after.
 func (r *Reader) PssAnon(pid int) (int64, error) {
-	return r.kilobytes(pid, "smaps_rollup", "Pss_Anon:")
+	before, err := r.RssAnon(pid)
+	if err != nil {
+		return 0, err
+	}
+	share, err := r.kilobytes(pid, "smaps_rollup", "Pss_Anon:")
+	if err != nil {
+		return 0, err
+	}
+	after, err := r.RssAnon(pid)
+	if err != nil {
+		return 0, err
+	}
+	return min(share, max(before, after)), nil
 }
 
 // kilobytes is a field of a process's file. Where the process's first thread has ended

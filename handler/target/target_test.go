@@ -131,3 +131,61 @@ func FuzzMapsAndSmapsNeverPanic(f *testing.F) {
 		_ = Smaps(b, func(VMA, Flags) {})
 	})
 }
+
+// 32 MiB of 256 are kept and moved on and on while others sum up what is resident.
+func TestWhatMovesWhileItIsSummedUpCountsOnce(t *testing.T) {
+	const size, step, kept, slack = 256 << 20, 256 << 10, 32 << 20, 12 << 20
+	memory, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Munmap(memory); err != nil {
+			t.Error(err)
+		}
+	}()
+	fill := func(at int) {
+		for i := at; i < at+step; i += 4096 {
+			memory[i] = 1
+		}
+	}
+	for at := 0; at < kept; at += step {
+		fill(at)
+	}
+	var r Reader
+	least, err := r.RssAnon(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const readers = 8 // they interrupt each other
+	most := make(chan int64, readers)
+	for range readers {
+		go func() {
+			var r Reader
+			peak := int64(0)
+			for range 300 {
+				share, err := r.PssAnon(os.Getpid())
+				if err != nil {
+					t.Error(err)
+				}
+				peak = max(peak, share)
+			}
+			most <- peak
+		}()
+	}
+	for at, ended := kept, 0; ended < readers; at = (at + step) % size {
+		fill(at)
+		behind := (at - kept + size) % size
+		if err := unix.Madvise(memory[behind:behind+step], unix.MADV_DONTNEED); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case peak := <-most:
+			ended++
+			if peak < kept || peak > least+slack {
+				t.Errorf("at most %d MiB were resident, of which %d are expected", peak>>20, least>>20)
+			}
+		default:
+		}
+	}
+}

@@ -37,6 +37,11 @@ type poisonArg struct {
 	done                int64
 }
 
+type continueArg struct {
+	start, length, mode uint64
+	done                int64
+}
+
 var (
 	reqAPI        = ioc(iocRead|iocWrite, 0x3F, unsafe.Sizeof(apiArg{}))
 	reqRegister   = ioc(iocRead|iocWrite, 0x00, unsafe.Sizeof(registerArg{}))
@@ -45,6 +50,7 @@ var (
 	reqCopy       = ioc(iocRead|iocWrite, 0x03, unsafe.Sizeof(copyArg{}))
 	reqZero       = ioc(iocRead|iocWrite, 0x04, unsafe.Sizeof(zeroArg{}))
 	reqProtect    = ioc(iocRead|iocWrite, 0x06, unsafe.Sizeof(protectArg{}))
+	reqContinue   = ioc(iocRead|iocWrite, 0x07, unsafe.Sizeof(continueArg{}))
 	reqPoison     = ioc(iocRead|iocWrite, 0x08, unsafe.Sizeof(poisonArg{}))
 	reqNew        = uintptr(uffdType << 8) // USERFAULTFD_IOC_NEW, on the device
 )
@@ -143,6 +149,26 @@ func Read(fd int, m *Msg) syscall.Errno {
 func Quiet(fd int, unmapped uint64) (quiet, gone bool) {
 	_, e := Zero(fd, unmapped, PageSize, DontWake)
 	return e != syscall.EAGAIN, e == syscall.ESRCH
+}
+
+// Watches says whether a userfaultfd watches the private anonymous mapping at addr, a
+// page's address below the end of memory. It asks for what such a mapping refuses
+// (UFFDIO_CONTINUE, since Linux 5.13, is for shared pages), so nothing is done: Linux
+// looks for events under way first, for the mapping then, and at last at its kind
+// (mm/userfaultfd.c, mfill_atomic). EAGAIN: an event is under way; ESRCH: the memory is
+// gone; any other error: this kernel answers in another way.
+func Watches(fd int, addr uint64) (bool, syscall.Errno) {
+	a := continueArg{start: addr, length: PageSize, mode: 1} // UFFDIO_CONTINUE_MODE_DONTWAKE
+	switch e := ioctl(fd, reqContinue, unsafe.Pointer(&a)); e {
+	case syscall.EINVAL:
+		return true, 0
+	case syscall.ENOENT:
+		return false, 0
+	case 0:
+		return false, syscall.ENOTSUP
+	default:
+		return false, e
+	}
 }
 
 func positive(n int64) uint64 {

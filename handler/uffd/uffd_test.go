@@ -23,6 +23,7 @@ func TestStructsHaveTheKernelsSizes(t *testing.T) {
 		{"uffdio_zeropage", unsafe.Sizeof(zeroArg{}), 32},
 		{"uffdio_writeprotect", unsafe.Sizeof(protectArg{}), 24},
 		{"uffdio_poison", unsafe.Sizeof(poisonArg{}), 32},
+		{"uffdio_continue", unsafe.Sizeof(continueArg{}), 32},
 		{"UFFDIO_API", reqAPI, 0xc018aa3f},
 		{"UFFDIO_COPY", reqCopy, 0xc028aa03},
 		{"UFFDIO_WAKE", reqWake, 0x8010aa02},
@@ -58,6 +59,11 @@ func TestACopiedPageIsReadByTheFaultingThread(t *testing.T) {
 	}
 	if q, gone := Quiet(fd, 0x10000); !q || gone {
 		t.Fatalf("quiet %v gone %v, want true false", q, gone)
+	}
+	for addr, want := range map[uint64]bool{base: true, base + 3*PageSize: true, base + 4*PageSize: false, 0x10000: false} {
+		if got, e := Watches(fd, addr); e != 0 || got != want {
+			t.Errorf("watches %#x: %v, %v; want %v", addr-base, got, e, want)
+		}
 	}
 	page := make([]byte, 2*PageSize)
 	page[0], page[PageSize] = 7, 9
