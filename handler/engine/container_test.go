@@ -203,6 +203,26 @@ func (c *container) evict(n int64) {
 	})
 }
 
+// nobodyIsHeld waits until no thread of the guests is traced.
+func (c *container) nobodyIsHeld() {
+	c.t.Helper()
+	c.within("all threads go on", func() bool {
+		for _, g := range c.guests {
+			statuses, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", g.command.Process.Pid))
+			if err != nil || len(statuses) == 0 {
+				c.t.Fatal(statuses, err)
+			}
+			for _, path := range statuses {
+				text, err := os.ReadFile(path)
+				if err == nil && !strings.Contains(string(text), "\nTracerPid:\t0\n") {
+					return false
+				}
+			}
+		}
+		return true
+	})
+}
+
 // guest is a process in a container.
 type guest struct {
 	t       *testing.T

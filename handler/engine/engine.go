@@ -76,6 +76,7 @@ type Engine struct {
 	limitedAt         time.Time // when it last was; zero: that is over, or never was
 	helpless          bool      // nothing more can be evicted and the budget is passed: that was said
 	evictedAt         time.Time // of the last page, or when there was no need or no room
+	held              []held
 	answeredAt        time.Time // when a helper last said how it fared
 	turnProc          int
 	faulting          bool // a uffd had something to say in this turn
@@ -295,7 +296,18 @@ func Ask[T any](e *Engine, f func() T) (T, error) {
 // Run serves the container until it is empty and its first process is gone, or
 // Abandon is called.
 func (e *Engine) Run() {
-	runtime.LockOSThread() // for good: the thread has a priority of its own
+	runtime.LockOSThread() // for good: the thread has a priority of its own, and may hold others
+	if unix.Gettid() == unix.Getpid() {
+		// The first thread of a process cannot end in Go, nor let go of what it holds.
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			e.Run()
+		}()
+		<-ended
+		runtime.UnlockOSThread()
+		return
+	}
 	defer close(e.ended)
 	raisePriority(e.log)
 	e.now = time.Now()
@@ -341,6 +353,9 @@ func (e *Engine) timeout() time.Duration {
 	t := measureEvery
 	if !e.unwatched && e.now.Sub(e.lastWork) > activeFor {
 		t = idleEvery
+	}
+	if len(e.held) > 0 {
+		return settleEvery
 	}
 	for _, p := range e.live {
 		switch {
@@ -390,6 +405,7 @@ func (e *Engine) turn() {
 	for _, p := range e.live {
 		e.attend(p)
 	}
+	e.letRun()
 	for _, c := range e.conns {
 		if c.waits {
 			if err := e.adoptChild(c); err != nil {
@@ -442,11 +458,15 @@ func (e *Engine) attend(p *process) {
 	if p.running() {
 		e.collect(p)
 	}
+	e.hold(p)
 	if p.readable {
 		e.drain(p)
 	}
 	if len(p.batch) > 0 {
 		e.flush(p)
+	}
+	if len(p.batch) == 0 {
+		p.holdNext, p.restsSince = 0, time.Time{}
 	}
 	if len(p.told) > 0 && len(p.batch) == 0 {
 		told := p.told

@@ -33,7 +33,7 @@ const maxDeferred = 1024
 // drain reads what a process's uffd has to say.
 func (e *Engine) drain(p *process) {
 	for range readsPerTurn {
-		if len(p.deferred) >= maxDeferred || p.placing {
+		if len(p.deferred) >= maxDeferred || p.placing || !p.restsSince.IsZero() {
 			return
 		}
 		i := e.freeEvent()

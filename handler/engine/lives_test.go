@@ -223,6 +223,9 @@ func TestChildHasThePagesWhereTheyWereWhenItWasForked(t *testing.T) {
 	// A pause of 20 microseconds between moves: too short for a quiet moment in which
 	// smaps is read, with the batch growing the longer that took.
 	g.right("forkmove 64 1 150 20")
+	// Without a pause there is no quiet moment at all: the thread is held.
+	g.right("forkmove 64 1 150 0")
+	c.nobodyIsHeld()
 }
 
 func TestThreadThatMovesItsMemoryWithoutAPauseGoesOn(t *testing.T) {

@@ -25,8 +25,11 @@ func (e *Engine) settled(p *process) bool {
 		switch {
 		case gone:
 			return true
+		case !quiet && !e.inOrder(p):
+			e.holdBack(p)
+			return false
 		case !quiet:
-			return e.inOrder(p)
+			return true
 		case !e.settle(p):
 			return false
 		}

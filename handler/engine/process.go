@@ -57,8 +57,10 @@ type process struct {
 	forks        bool
 	others       bool // an UNMAP or a REMAP
 	forksAmong   bool
-	placing      bool   // the batch's FORKs, among its other events
-	atQuiet      ranges // what was registered when that began
+	placing      bool      // the batch's FORKs, among its other events
+	atQuiet      ranges    // what was registered when that began
+	holdNext     int       // how many events waited when threads were last to be held
+	restsSince   time.Time // nothing is read, so that they wait in their events
 	command      string
 	reason       string // why it is not evicted
 }
