@@ -18,8 +18,7 @@ import (
 // applied.
 func (e *Engine) settled(p *process) bool {
 	if !p.placing {
-		// Thought about before the quiet moment is looked for: another thread of the
-		// program may leave room for a few microseconds only.
+		// Thought about before the quiet moment is looked for, which may be short.
 		e.judge(p)
 		quiet, gone := uffd.Quiet(p.uffd(), probeAddr)
 		switch {
@@ -47,7 +46,8 @@ func (e *Engine) settled(p *process) bool {
 // read then, and nothing else is under way. FORKs are left to be placed. false: it
 // was not quiet after all.
 func (e *Engine) settle(p *process) bool {
-	if !p.ambiguous && !p.forksAmong {
+	forksAmong := p.forks && p.others
+	if !p.ambiguous && !forksAmong {
 		return true
 	}
 	now, errno := mappedAt(p.uffd(), p.points)
@@ -70,7 +70,7 @@ func (e *Engine) settle(p *process) bool {
 			return false
 		}
 	}
-	p.placing, p.atQuiet = p.forksAmong, now
+	p.placing, p.atQuiet = forksAmong, now
 	if p.ambiguous && !e.arrange(p, now) {
 		e.warn("settle", "pid %d: no order explains its unmaps and remaps: taken in the order of reading", p.rec.Pid)
 	}
@@ -79,7 +79,7 @@ func (e *Engine) settle(p *process) bool {
 
 // mappedAt says at which of the points a userfaultfd watches a mapping, all of it at one
 // moment: an event that begins meanwhile would be under way until this thread reads it.
-// That takes a microsecond for each point, where smaps takes fifty or more.
+// A process that moves its memory often leaves no time to read smaps.
 //
 // EAGAIN: an event is under way. ESRCH: the memory is gone. Any other error: this kernel
 // does not tell.
@@ -128,7 +128,6 @@ func (e *Engine) judge(p *process) {
 			p.others = true
 		}
 	}
-	p.forksAmong = p.forks && p.others
 }
 
 // note adds points to those that are asked for at the quiet moment.
@@ -143,7 +142,7 @@ func (p *process) note(points ...uint64) {
 // unjudge forgets what judge has found: the batch has changed otherwise than at its end.
 func (p *process) unjudge() {
 	p.judged, p.points = 0, p.points[:0]
-	p.ambiguous, p.forks, p.others, p.forksAmong = false, false, false, false
+	p.ambiguous, p.forks, p.others = false, false, false
 }
 
 // restless is how many events may wait for a quiet moment before it is looked for

@@ -55,8 +55,7 @@ type process struct {
 	points       []uint64 // where their ranges begin and end, sorted
 	ambiguous    bool     // an UNMAP and a REMAP met
 	forks        bool
-	others       bool // an UNMAP or a REMAP
-	forksAmong   bool
+	others       bool      // an UNMAP or a REMAP
 	placing      bool      // the batch's FORKs, among its other events
 	atQuiet      ranges    // what was registered when that began
 	holdNext     int       // how many events waited when threads were last to be held

@@ -199,11 +199,10 @@ func sharesMemory(p process, others []process) bool {
 
 // pssAnonBytes is Pss_Anon of a process; 0 when it is gone.
 //
-// The kernel walks the memory to sum it up, 15 ms for 48 MiB on a loaded machine and
-// 280 ms where it has to wait for a CPU. What is moved meanwhile from where it has been
-// to where it comes to counts twice: 53 MiB where never more than 48 were there. How much
-// a process has in all, shared or not, the kernel keeps as a number (RssAnon), so that
-// before and after the walk bounds it.
+// The kernel walks the memory to sum it up, and may have to wait for a CPU meanwhile.
+// What is moved then from where it has been to where it comes to counts twice. How much a
+// process has in all, shared or not, the kernel keeps as a number (RssAnon): before and
+// after the walk it bounds the sum.
 func pssAnonBytes(pid int) (int64, error) {
 	before, err := kernelBytes(pid, "status", "RssAnon")
 	if err != nil {
