@@ -308,9 +308,28 @@ static uint32_t move_run(struct helper *h, struct fp_channel *c, struct fp_run *
 	return error;
 }
 
-static void answer_mail(struct helper *h)
+/*
+ * Whether the agent has applied all that happened before now: no event is under
+ * way (EAGAIN comes before the kernel looks for a mapping), and none is read
+ * that waits. A mapping that was registered between two events about what was
+ * at its address before would be taken for what they speak of.
+ */
+static int settled(const struct helper *h, const struct fp_channel *c)
+{
+	struct uffdio_zeropage_ z = {FP_PROBE, FP_PAGE, UFFDIO_ZEROPAGE_MODE_DONTWAKE_, 0};
+
+	return sys3(SYS_ioctl, h->uffd, UFFDIO_ZEROPAGE_, &z) != -EAGAIN_ &&
+	       !__atomic_load_n(&c->unsettled, __ATOMIC_SEQ_CST);
+}
+
+/* About two milliseconds, with the timer's slack. */
+#define SETTLE_TRIES 30
+
+/* What is not registered here the agent finds, when it is settled. */
+static void answer_mail(struct helper *h, const struct fp_channel *c)
 {
 	struct fp_state *st = fp_state();
+	int tries = 0;
 
 	for (int i = 0; i < FP_MAILBOXES; i++) {
 		struct fp_mailbox *b = &st->mail[i];
@@ -323,8 +342,14 @@ static void answer_mail(struct helper *h)
 		if (seen != FP_MAIL_POSTED)
 			continue;
 		reg = (struct uffdio_register_){b->addr, b->bytes, st->mode, 0};
+		while (!settled(h, c) && tries < SETTLE_TRIES) {
+			struct timespec_ pause = {0, 20000};
+
+			sys2(SYS_nanosleep, &pause, 0);
+			tries++;
+		}
 		/* The last page stays out: the agent probes there. */
-		if (b->addr + b->bytes < FP_PROBE)
+		if (tries < SETTLE_TRIES && b->addr + b->bytes < FP_PROBE)
 			sys3(SYS_ioctl, h->uffd, UFFDIO_REGISTER_, &reg);
 		if (__atomic_compare_exchange_n(&b->state, &posted, FP_MAIL_DONE, 0, __ATOMIC_ACQ_REL,
 						__ATOMIC_ACQUIRE))
@@ -350,7 +375,7 @@ static void obey(struct helper *h, struct fp_channel *c)
 			sys3(SYS_madvise, run->addr, run->pages * FP_PAGE, MADV_POPULATE_WRITE_);
 			move_run(h, c, run, 1);
 		}
-		answer_mail(h);
+		answer_mail(h, c);
 	}
 }
 
@@ -384,7 +409,7 @@ __attribute__((noreturn)) void fp_helper(void)
 
 		if (c->stop)
 			leave(c->stop & 0xff);
-		answer_mail(&h);
+		answer_mail(&h, c);
 		if (command != seen) {
 			seen = command;
 			obey(&h, c);

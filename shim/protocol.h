@@ -116,7 +116,9 @@ struct fp_channel {
 	uint32_t command_epoch; /* agent */
 	uint32_t run_count;	/* agent */
 	uint32_t stop;		/* agent: FP_STOP | status: the helper shall exit so */
-	uint32_t spare[21];
+	uint32_t unsettled;	/* agent: 1 from before it reads an event until all that it has
+				   read are applied; the helper registers nothing then */
+	uint32_t spare[20];
 	struct fp_run runs[FP_RUNS_MAX];
 };
 

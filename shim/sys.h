@@ -100,14 +100,20 @@ struct uffdio_api_ {
 struct uffdio_register_ {
 	uint64_t start, len, mode, ioctls;
 };
+struct uffdio_zeropage_ {
+	uint64_t start, len, mode;
+	int64_t zeropage;
+};
 struct uffdio_move_ {
 	uint64_t dst, src, len, mode;
 	int64_t move;
 };
 #define UFFDIO_API_ UFFD_IOWR(0x3F, sizeof(struct uffdio_api_))
 #define UFFDIO_REGISTER_ UFFD_IOWR(0x00, sizeof(struct uffdio_register_))
+#define UFFDIO_ZEROPAGE_ UFFD_IOWR(0x04, sizeof(struct uffdio_zeropage_))
 #define UFFDIO_MOVE_ UFFD_IOWR(0x05, sizeof(struct uffdio_move_))
 #define UFFDIO_REGISTER_MODE_MISSING_ 1UL
+#define UFFDIO_ZEROPAGE_MODE_DONTWAKE_ 1UL
 #define UFFDIO_MOVE_MODE_DONTWAKE_ 1UL
 
 struct timespec_ {

@@ -48,5 +48,5 @@ func withLimits(err error) error {
 	if err == nil || len(low) == 0 {
 		return err
 	}
-	return fmt.Errorf("%w; farpage's agent has the limits of whoever starts it, and hard ones may be too low: %s", err, strings.Join(low, ", "))
+	return fmt.Errorf("%w; farpage's agent has the limits of whoever starts it, and hard ones may be too low: %s; raise them, or set them inside: farpage run ... -- sh -c 'ulimit ...; exec CMD'", err, strings.Join(low, ", "))
 }

@@ -359,7 +359,7 @@ func (e *Engine) timeout() time.Duration {
 	}
 	for _, p := range e.live {
 		switch {
-		case len(p.batch) > 0 || p.unscanned || p.unarmed || p.unprotected:
+		case len(p.batch) > 0 || len(p.told) > 0 || p.unscanned || p.unarmed || p.unprotected:
 			return settleEvery
 		case p.blocked || len(p.deferred) > 0:
 			t = min(t, blockedEvery)
@@ -459,12 +459,14 @@ func (e *Engine) attend(p *process) {
 		e.collect(p)
 	}
 	e.hold(p)
+	p.unsettled(p.readable || len(p.batch) > 0)
 	if p.readable {
 		e.drain(p)
 	}
 	if len(p.batch) > 0 {
 		e.flush(p)
 	}
+	p.unsettled(len(p.batch) > 0)
 	if len(p.batch) == 0 {
 		p.holdNext, p.restsSince = 0, time.Time{}
 	}

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/farpage/farpage/handler/engine"
+	"github.com/farpage/farpage/handler/target"
 	"github.com/farpage/farpage/store"
 	"github.com/sirupsen/logrus"
 )
@@ -211,6 +213,41 @@ func TestFreshMemoryWhereFarMemoryWasIsZeros(t *testing.T) {
 	if s := c.stats(); s.EvictedPages < 500 || s.RestoredPages == 0 {
 		t.Errorf("%d pages were evicted and %d came back", s.EvictedPages, s.RestoredPages)
 	}
+}
+
+// While the agent has events to apply, a new mapping may be where they say that another
+// one was moved to: the helper leaves it alone, and the agent finds it afterwards.
+func TestNothingIsRegisteredBetweenEventsThatWereReadAndWhatTheyDo(t *testing.T) {
+	for _, unsettled := range []bool{true, false} {
+		c := newContainer(t, memory(t))
+		g := c.interpreter()
+		g.does("write 0 0 1") // nothing: what a command needs of the guest's own memory is there
+		release := c.engine.Hold(unsettled)
+		func() {
+			defer release()
+			g.does("map 64") // waits for the helper
+			if got := g.watched(region); got == unsettled {
+				t.Errorf("events wait %v: the new mapping is registered %v", unsettled, got)
+			}
+		}()
+		c.within("the mapping is registered", func() bool { return g.watched(region) })
+	}
+}
+
+// watched says whether a userfaultfd watches the mapping at an address.
+func (g *guest) watched(addr uint64) (is bool) {
+	g.t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", g.command.Process.Pid))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	err = target.Smaps(text, func(v target.VMA, f target.Flags) {
+		is = is || f.Registered && v.Start <= addr && addr < v.End
+	})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return is
 }
 
 func TestChildHasThePagesWhereTheyWereWhenItWasForked(t *testing.T) {

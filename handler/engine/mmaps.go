@@ -94,7 +94,7 @@ func (e *Engine) registerNew(p *process, start, end uint64) {
 	if p.unarmed || end > space.Limit {
 		return // the next look finds it
 	}
-	if len(p.batch) > 0 {
+	if !e.settledNow(p) {
 		p.told.add(start, end) // attend comes back: what has the same size as what went before it shows nowhere else
 		return
 	}

@@ -69,6 +69,13 @@ func (p *process) set(flag uint32)      { p.rec.Flags |= flag }
 func (p *process) uffd() int            { return int(p.rec.UffdFD) }
 func (p *process) running() bool        { return p.rec.RunCount > 0 }
 
+// unsettled tells the helper whether it may register what the program maps.
+func (p *process) unsettled(yes bool) {
+	if p.pipe != nil {
+		p.pipe.SetUnsettled(yes)
+	}
+}
+
 // probeAddr is the last page that a program can map. It is never registered (with
 // the stack at the top of memory it is part of that), so a ZEROPAGE there never
 // does anything, and tells whether the memory lives and whether it is quiet.

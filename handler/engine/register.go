@@ -49,6 +49,18 @@ func (e *Engine) watch(p *process, full bool) {
 // costs next to nothing.
 const againEvery = time.Second
 
+// settledNow says whether all that happened in a process before now is in its table.
+// Nothing is registered at another time, here or by the helper: a mapping that was made
+// after an UNMAP and a REMAP had met at its address, and was registered before they are
+// applied, would pass for what was moved there.
+func (e *Engine) settledNow(p *process) bool {
+	if len(p.batch) > 0 {
+		return false
+	}
+	quiet, _ := uffd.Quiet(p.uffd(), probeAddr)
+	return quiet
+}
+
 // register walks a process's mappings and registers what is not yet. looked is false
 // when that has to wait.
 func (e *Engine) register(p *process) (looked bool) {
@@ -82,6 +94,9 @@ func (e *Engine) register(p *process) (looked bool) {
 	})
 	if err != nil {
 		e.warn("maps", "pid %d: %v", p.rec.Pid, err)
+		return false
+	}
+	if !e.settledNow(p) {
 		return false
 	}
 	var all, todo ranges

@@ -12,9 +12,9 @@ import (
 
 // channel mirrors struct fp_channel.
 type channel struct {
-	Wake, Command, Done, Epoch, InIoctl, Want, CommandEpoch, RunCount, Stop uint32
-	_                                                                       [21]uint32
-	Runs                                                                    [RunsMax]run
+	Wake, Command, Done, Epoch, InIoctl, Want, CommandEpoch, RunCount, Stop, Unsettled uint32
+	_                                                                                  [20]uint32
+	Runs                                                                               [RunsMax]run
 }
 
 // run mirrors struct fp_run.
@@ -91,6 +91,16 @@ func (p *Pipe) Raise() (busy bool) {
 
 // Busy says whether the helper is inside UFFDIO_MOVE or its copy-out.
 func (p *Pipe) Busy() bool { return atomic.LoadUint32(&p.c.InIoctl) != 0 }
+
+// SetUnsettled says whether an event was read, or is about to be, that is not applied
+// yet: the helper registers no mapping then.
+func (p *Pipe) SetUnsettled(unsettled bool) {
+	word := uint32(0)
+	if unsettled {
+		word = 1
+	}
+	atomic.StoreUint32(&p.c.Unsettled, word)
+}
 
 // Renew makes the command valid again for the runs that were not taken back.
 func (p *Pipe) Renew() {

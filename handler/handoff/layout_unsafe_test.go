@@ -60,6 +60,7 @@ func layouts() map[string]map[string]field {
 			"want":          {unsafe.Offsetof(c.Want), unsafe.Sizeof(c.Want)},
 			"command_epoch": {unsafe.Offsetof(c.CommandEpoch), unsafe.Sizeof(c.CommandEpoch)},
 			"run_count":     {unsafe.Offsetof(c.RunCount), unsafe.Sizeof(c.RunCount)},
+			"unsettled":     {unsafe.Offsetof(c.Unsettled), unsafe.Sizeof(c.Unsettled)},
 			"stop":          {unsafe.Offsetof(c.Stop), unsafe.Sizeof(c.Stop)},
 			"runs":          {unsafe.Offsetof(c.Runs), unsafe.Sizeof(c.Runs)},
 		},

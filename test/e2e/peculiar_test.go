@@ -416,6 +416,31 @@ func TestProgramWithLowLimitsHasThemAndItsBytes(t *testing.T) {
 	}
 }
 
+// A hard limit can be lifted by CAP_SYS_RESOURCE only. Without it the agent says what is
+// in its way, and the command is not run.
+func TestHardLimitThatIsTooLowForTheAgentIsNamed(t *testing.T) {
+	var caps uint64
+	_, after, _ := strings.Cut(readAll(t, "/proc/self/status"), "\nCapEff:\t")
+	if _, err := fmt.Sscanf(after, "%x", &caps); err != nil {
+		t.Fatal(err)
+	}
+	ran := filepath.Join(t.TempDir(), "ran")
+	limited := []string{"sh", "-c", `ulimit -v 1000000; exec "$@"`, "sh"}
+	if caps>>unix.CAP_SYS_RESOURCE&1 == 1 {
+		far := startFarIn(t, limited, "touch", ran).wait(time.Minute)
+		if _, err := os.Stat(ran); far.status != 0 || err != nil {
+			t.Errorf("exit status %d, %v\n%s", far.status, err, far.stderr)
+		}
+		return
+	}
+	failing(t, append(limited, farpagePath(), "run", "--local", "32Mi", "--", "touch", ran)...).expectRefusal(t, 125,
+		"farpage: map the state of a container: cannot allocate memory; farpage's agent has the limits of whoever starts it, "+
+			"and hard ones may be too low: RLIMIT_AS is 1024000000 (ulimit -v); raise them, or set them inside: farpage run ... -- sh -c 'ulimit ...; exec CMD'\n")
+	if _, err := os.Stat(ran); err == nil {
+		t.Error("the command was run")
+	}
+}
+
 // startFarIn is startFar by a command that changes what farpage is started with.
 func startFarIn(t *testing.T, before []string, argv ...string) *running {
 	t.Helper()
