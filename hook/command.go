@@ -12,6 +12,7 @@ import (
 
 // usage is what --help prints.
 const usage = `usage: farpage-hook [--socket-dir DIR] prestart|createRuntime < state.json
+       farpage-hook precreate < config.json
 
 An OCI hook: container runtimes call it while they create a container. Containers
 without io.farpage.* annotations are not touched.
@@ -43,13 +44,15 @@ func Main(version string, args []string, stdin io.Reader, stdout, stderr io.Writ
 		fmt.Fprintf(stdout, "farpage-hook %s\n", version)
 		return 0
 	case flags.NArg() != 1:
-		return skip(stderr, fmt.Sprintf("one argument is expected, prestart or createRuntime, not %d", flags.NArg()))
+		return skip(stderr, fmt.Sprintf("one argument is expected, prestart, createRuntime or precreate, not %d", flags.NArg()))
 	}
 	switch stage := flags.Arg(0); stage {
 	case "prestart", "createRuntime":
 		return Run(context.Background(), o, stdin, stderr)
+	case "precreate":
+		return Precreate(stdin, stdout, stderr)
 	default:
-		return skip(stderr, fmt.Sprintf("%q is not a stage that it knows: prestart or createRuntime", stage))
+		return skip(stderr, fmt.Sprintf("%q is not a stage that it knows: prestart, createRuntime or precreate", stage))
 	}
 }
 

@@ -32,7 +32,7 @@ func TestEnvironmentCountsOnlyWhereTheOperatorLetsIt(t *testing.T) {
 	} {
 		agent := startAgent(t, t.TempDir())
 		agent.about = c.about
-		status, output := runHook(t, Options{SocketDir: agent.socketDir}, bundle(t, c.config))
+		status, output := runHook(t, Options{SocketDir: agent.socketDir}, newBundle(t, c.config))
 		if status != c.status || c.output == "" && output != "" || !strings.Contains(output, c.output) {
 			t.Errorf("%s: status %d and %q, want %d and %q", c.name, status, output, c.status, c.output)
 		}
@@ -43,7 +43,7 @@ func TestEnvironmentCountsOnlyWhereTheOperatorLetsIt(t *testing.T) {
 }
 
 func TestEnvironmentOfAContainerIsNotLookedAtWithoutAnAgent(t *testing.T) {
-	status, output := runHook(t, Options{SocketDir: socketDir(t)}, bundle(t, withEnvironment("FARPAGE_LOCAL=64Mi")))
+	status, output := runHook(t, Options{SocketDir: socketDir(t)}, newBundle(t, withEnvironment("FARPAGE_LOCAL=64Mi")))
 	if status != 0 || output != "" {
 		t.Errorf("status %d and %q, want 0 and nothing", status, output)
 	}

@@ -11,7 +11,7 @@ import (
 const libraryName = "libfarpage.so"
 
 // libraryPath is where a container's programs find the shim.
-const libraryPath = policy.MountPoint + "/" + libraryName
+const libraryPath = policy.Library
 
 // mergePreload returns the content of an /etc/ld.so.preload that loads everything an
 // image's own does, in its order, and farpage's library last. added is false when the

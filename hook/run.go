@@ -124,13 +124,13 @@ func readContainer(s state) (c container, optedIn bool, err error) {
 		c.rootPath, c.rootError = spec.rootPath(s.Bundle)
 		c.environment = policy.FromEnvironment(spec.environment())
 	}
-	pod := podOf(annotations)
-	if pod.sandbox {
+	pod := policy.PodOf(annotations)
+	if pod.Sandbox {
 		// The pause process of a pod carries the pod's annotations too.
 		return c, false, nil
 	}
-	c.name, c.limitBytes = pod.displayName(), limitBytes
-	c.policy, optedIn, err = policy.Parse(pod.annotationsFor(annotations), limitBytes)
+	c.name, c.limitBytes = pod.DisplayName(), limitBytes
+	c.policy, optedIn, err = policy.Parse(pod.AnnotationsFor(annotations), limitBytes)
 	return c, optedIn, err
 }
 

@@ -13,10 +13,10 @@ import (
 	"github.com/farpage/farpage/oci/policy"
 )
 
-// bundle writes a config.json and returns the state that a runtime would give for it.
+// newBundle writes a config.json and returns the state that a runtime would give for it.
 // The container's process is the test itself: it has no cgroup and no mount namespace of
 // its own, and so whatever is opted in is refused.
-func bundle(t *testing.T, config map[string]any) state {
+func newBundle(t *testing.T, config map[string]any) state {
 	t.Helper()
 	dir := t.TempDir()
 	text, err := json.Marshal(config)
@@ -52,11 +52,11 @@ func annotated(annotations map[string]string) map[string]any {
 func TestAContainerThatIsNotOptedInIsLetAlone(t *testing.T) {
 	agent := startAgent(t, t.TempDir())
 	missing := state{ID: "c1", Pid: 1, Bundle: "/nowhere"}
-	pause := bundle(t, annotated(map[string]string{policy.KeyLocal: "1G", "io.kubernetes.cri.container-type": "sandbox"}))
-	sidecar := bundle(t, annotated(map[string]string{policy.KeyLocal + "/redis": "1G", "io.kubernetes.cri.container-name": "sidecar"}))
+	pause := newBundle(t, annotated(map[string]string{policy.KeyLocal: "1G", "io.kubernetes.cri.container-type": "sandbox"}))
+	sidecar := newBundle(t, annotated(map[string]string{policy.KeyLocal + "/redis": "1G", "io.kubernetes.cri.container-name": "sidecar"}))
 	for name, s := range map[string]state{
-		"no annotations":                       bundle(t, map[string]any{}),
-		"annotations of others":                bundle(t, annotated(map[string]string{"io.kubernetes.cri-o.Name": "x"})),
+		"no annotations":                       newBundle(t, map[string]any{}),
+		"annotations of others":                newBundle(t, annotated(map[string]string{"io.kubernetes.cri-o.Name": "x"})),
 		"a bundle that is out of reach":        missing,
 		"the pause process of an opted-in pod": pause,
 		"another container of the pod":         sidecar,
@@ -79,7 +79,7 @@ func TestAWrongAnnotationStopsTheContainerWithAMessage(t *testing.T) {
 		{policy.KeyLocal: "256Mi", "io.farpage.locl": "1G"},
 		{policy.KeyLocal: "50%"}, // of no limit
 	} {
-		status, output := runHook(t, Options{SocketDir: agent.socketDir}, bundle(t, annotated(annotations)))
+		status, output := runHook(t, Options{SocketDir: agent.socketDir}, newBundle(t, annotated(annotations)))
 		_, _, err := policy.Parse(annotations, 0)
 		if want := "farpage: container c1 does not start: " + err.Error() + "\n"; status != 1 || output != want {
 			t.Errorf("status %d\ngot  %swant %s", status, output, want)
@@ -108,7 +108,7 @@ func TestAReasonIsReportedOrStopsTheContainer(t *testing.T) {
 	local := map[string]string{policy.KeyLocal: "256Mi"}
 	closed := map[string]string{policy.KeyLocal: "256Mi", policy.KeyOnFailure: "closed"}
 	withoutRoot := func(annotations map[string]string) state {
-		return bundle(t, map[string]any{"annotations": annotations})
+		return newBundle(t, map[string]any{"annotations": annotations})
 	}
 	withoutBundle := func(annotations map[string]string) state {
 		return state{ID: "c1", Pid: os.Getpid(), Bundle: "/nowhere", Annotations: annotations}
@@ -141,7 +141,7 @@ func TestAReasonIsReportedOrStopsTheContainer(t *testing.T) {
 }
 
 func TestAReportThatReachesNobodyIsNotAnErrorOfItsOwn(t *testing.T) {
-	s := bundle(t, map[string]any{"annotations": map[string]string{policy.KeyLocal: "256Mi"}})
+	s := newBundle(t, map[string]any{"annotations": map[string]string{policy.KeyLocal: "256Mi"}})
 	status, output := runHook(t, Options{SocketDir: socketDir(t)}, s)
 	if status != 0 || strings.Count(output, "\n") != 1 {
 		t.Errorf("status %d, output %q", status, output)
@@ -155,7 +155,7 @@ func TestWhatTheHookSaysIsInTheHostsLogToo(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	_, output := runHook(t, Options{SyslogSocket: socket}, bundle(t, annotated(map[string]string{policy.KeyFar: "1G"})))
+	_, output := runHook(t, Options{SyslogSocket: socket}, newBundle(t, annotated(map[string]string{policy.KeyFar: "1G"})))
 	datagram := make([]byte, 4096)
 	n, err := log.Read(datagram)
 	if err != nil {

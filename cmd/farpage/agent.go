@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/farpage/farpage/handler/agent"
 	"github.com/farpage/farpage/handler/check"
@@ -159,6 +161,21 @@ func checkHost(cfg config.Config, private bool, log *logrus.Logger) error {
 	return nil
 }
 
+// fromSystemd returns the socket that systemd listens on for the agent (sd_listen_fds(3)),
+// nil when it was not started so.
+func fromSystemd() (net.Listener, error) {
+	listeners, err := activation.Listeners()
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("take the socket that systemd has made: %w", err)
+	case len(listeners) == 0:
+		return nil, nil
+	case len(listeners) > 1 || listeners[0] == nil:
+		return nil, fmt.Errorf("systemd gave %d sockets, and the agent takes one, of ListenStream=: mend farpage.socket", len(listeners))
+	}
+	return listeners[0], nil
+}
+
 func runAgent(cfg config.Config, private bool) error {
 	// The heap is small and steady; collecting it rarely keeps pauses rare.
 	debug.SetGCPercent(400)
@@ -171,7 +188,11 @@ func runAgent(cfg config.Config, private bool) error {
 	if err := checkHost(cfg, private, log); err != nil {
 		return err
 	}
-	a, err := agent.Start(agent.Options{Config: cfg, Version: version, Private: private, Log: log})
+	listener, err := fromSystemd()
+	if err != nil {
+		return err
+	}
+	a, err := agent.Start(agent.Options{Config: cfg, Version: version, Private: private, Listener: listener, Log: log})
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(agentCommand(), runCommand(), psCommand(), statCommand(), evictCommand(), setCommand(), checkCommand())
+	root.AddCommand(agentCommand(), runCommand(), psCommand(), statCommand(), evictCommand(), setCommand(), checkCommand(), installCommand(), uninstallCommand())
 	sayWhereHelpIs(root)
 	root.Version = version
 	root.AddCommand(manCommand(root))

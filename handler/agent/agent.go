@@ -36,7 +36,10 @@ type Options struct {
 	// Private: the agent of one `farpage run`. It ends when its last container
 	// does, and containers see its folders where they are.
 	Private bool
-	Log     *logrus.Logger
+	// Listener is the control socket, where somebody else has made it (systemd). nil: the
+	// agent makes it. It is the agent's.
+	Listener net.Listener
+	Log      *logrus.Logger
 }
 
 // Agent serves all containers of a host.
@@ -166,7 +169,7 @@ func (a *Agent) makeSocketDir() error {
 	if err := a.folders.make("--socket-dir", dir, 0o755); err != nil {
 		return err
 	}
-	if pid := listens(filepath.Join(dir, api.SocketName)); pid > 0 {
+	if pid := listens(filepath.Join(dir, api.SocketName)); pid > 0 && a.opts.Listener == nil {
 		return fmt.Errorf("another agent (pid %d) listens in %s: stop it, or choose another --socket-dir", pid, dir)
 	}
 	if err := a.folders.make("--socket-dir", inner, mode); err != nil {
@@ -656,9 +659,16 @@ func (a *Agent) Stop() error {
 	return errors.Join(err, stores)
 }
 
-// Listen makes the control socket, in place of a dead agent's.
+// Listen makes the control socket, in place of a dead agent's, or takes the one that
+// Options has.
 func (a *Agent) Listen() (net.Listener, error) {
 	path := filepath.Join(a.opts.Config.SocketDir, api.SocketName)
+	if l := a.opts.Listener; l != nil {
+		if at := l.Addr().String(); at != path {
+			return nil, fmt.Errorf("systemd has made the socket %s, and the agent's is %s: make ListenStream= of farpage.socket and the agent's socket-dir agree", at, path)
+		}
+		return l, nil
+	}
 	_ = os.Remove(path)
 	var lc net.ListenConfig
 	l, err := lc.Listen(context.Background(), "unix", path)

@@ -359,8 +359,11 @@ func (e *Engine) timeout() time.Duration {
 	}
 	for _, p := range e.live {
 		switch {
-		case len(p.batch) > 0 || len(p.told) > 0 || p.unscanned || p.unarmed || p.unprotected:
-			return settleEvery
+		case len(p.batch) > 0:
+			// Most often who raised the last event has only to wake up.
+			t = min(t, max(settleEvery/5, min(e.now.Sub(p.waitsSince), settleEvery)))
+		case len(p.told) > 0 || p.unscanned || p.unarmed || p.unprotected:
+			t = min(t, settleEvery)
 		case p.blocked || len(p.deferred) > 0:
 			t = min(t, blockedEvery)
 		case !p.has(state.FlagReady) || p.has(state.FlagHungUp):
@@ -467,6 +470,12 @@ func (e *Engine) attend(p *process) {
 		e.flush(p)
 	}
 	p.unsettled(len(p.batch) > 0)
+	switch {
+	case len(p.batch) == 0:
+		p.waitsSince = time.Time{}
+	case p.waitsSince.IsZero():
+		p.waitsSince = e.now
+	}
 	if len(p.batch) == 0 {
 		p.holdNext, p.restsSince = 0, time.Time{}
 	}

@@ -25,8 +25,9 @@ type process struct {
 
 	statm, task  int // private descriptors, -1
 	readable     bool
-	blocked      bool  // the helper is inside a move: no event may be read
-	batch        []int // ring slots read and not applied
+	blocked      bool      // the helper is inside a move: no event may be read
+	batch        []int     // ring slots read and not applied
+	waitsSince   time.Time // for a quiet moment, with the first of them
 	deferred     []fault
 	ranges       ranges // what is registered
 	keepOut      ranges // what must never be registered

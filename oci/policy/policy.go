@@ -6,6 +6,9 @@ package policy
 // tmpfs of the container's own, so that nothing of it gets into a committed image.
 const MountPoint = "/dev/farpage"
 
+// Library is where a container's programs find the shim.
+const Library = MountPoint + "/libfarpage.so"
+
 // Unlimited is a far limit of none.
 const Unlimited int64 = -1
 

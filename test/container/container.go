@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -245,11 +246,29 @@ func (c *Container) Kill(sig syscall.Signal) error {
 // Exec runs one more program in the container, as its user, and returns what it
 // wrote, standard error included.
 func (c *Container) Exec(ctx context.Context, args ...string) ([]byte, error) {
-	out, err := c.command(ctx, append([]string{"exec", c.id}, args...)...).CombinedOutput()
+	return c.exec(ctx, append([]string{c.id}, args...)...)
+}
+
+func (c *Container) exec(ctx context.Context, args ...string) ([]byte, error) {
+	out, err := c.command(ctx, append([]string{"exec"}, args...)...).CombinedOutput()
 	if err != nil {
-		return out, fmt.Errorf("%s exec %s: %w: %s", c.runtime, args[0], err, bytes.TrimSpace(out))
+		return out, fmt.Errorf("%s exec %q: %w: %s", c.runtime, args, err, bytes.TrimSpace(out))
 	}
 	return out, nil
+}
+
+// ExecProcess is Exec as engines do it: the process is described by a file, with an
+// environment that says nothing of farpage.
+func (c *Container) ExecProcess(ctx context.Context, args ...string) ([]byte, error) {
+	text, err := json.Marshal(spec("", Config{Args: args}).Process)
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(c.base, "process.json")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		return nil, err
+	}
+	return c.exec(ctx, "--process", file, c.id)
 }
 
 // Ended is closed when the container has ended.

@@ -24,7 +24,7 @@ var arrows = []arrow{
 		why: "engines are set up without the agent's engine room",
 	},
 	{
-		folder: "hook", modules: true, ours: []string{"hook", "oci/policy", "api"},
+		folder: "hook", modules: true, ours: []string{"hook", "oci/policy", "oci/bundle", "api"},
 		why: "it runs at every container's start",
 	},
 	{folder: "api", ours: []string{"api", "oci/policy"}, why: "everybody who talks to the agent imports it"},

@@ -1,0 +1,210 @@
+// Package bundle edits the configuration of an OCI bundle (config.json) and of a
+// process that is started in a running container (runtime-spec, config.md "Process").
+// What it does not know of it keeps as it is.
+package bundle
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// MaxBytes bounds what is read. The largest configurations seen have 1 MiB.
+const MaxBytes = 16 << 20
+
+// Document is a JSON object. Numbers keep the text that they were written as.
+type Document map[string]any
+
+// Read reads a file that holds one JSON object.
+func Read(path string) (Document, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, MaxBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, text)
+}
+
+// Parse reads one JSON object; name is what errors call the text.
+func Parse(name string, text []byte) (Document, error) {
+	if len(text) > MaxBytes {
+		return nil, fmt.Errorf("%s is larger than %d bytes", name, MaxBytes)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber()
+	var d Document
+	if err := decoder.Decode(&d); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", name, err)
+	}
+	if d == nil {
+		return nil, fmt.Errorf("reading %s: it holds no object", name)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("reading %s: there is something behind its object", name)
+	}
+	return d, nil
+}
+
+// Encode returns the document as JSON.
+func (d Document) Encode() ([]byte, error) {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(d)
+	return text.Bytes(), err
+}
+
+// Write puts a document in place of the file at path, which keeps its mode and owner.
+// A reader sees the old or the new one, whole.
+func (d Document) Write(path string) error {
+	text, err := d.Encode()
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	was, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".farpage-")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Chmod(was.Mode().Perm())
+	}
+	if err == nil {
+		err = chownAs(f, was)
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// Annotations returns those of the configuration that are text, as all are.
+func (d Document) Annotations() map[string]string {
+	annotations := map[string]string{}
+	object, _ := d["annotations"].(map[string]any)
+	for key, value := range object {
+		if text, ok := value.(string); ok {
+			annotations[key] = text
+		}
+	}
+	return annotations
+}
+
+// Process is the configuration of the container's first process; nil when there is none.
+func (d Document) Process() Document {
+	process, _ := d["process"].(map[string]any)
+	return process
+}
+
+// Environment returns a process's environment, NAME=VALUE each.
+func (d Document) Environment() []string {
+	var environment []string
+	list, _ := d["env"].([]any)
+	for _, entry := range list {
+		if text, ok := entry.(string); ok {
+			environment = append(environment, text)
+		}
+	}
+	return environment
+}
+
+// Preload has a process preload a library, after those that it preloads already: ld.so
+// reads LD_PRELOAD from the left, names separated by colons or spaces (ld.so(8)). Of
+// several LD_PRELOAD the last one counts for a C library, so that one is changed. It says
+// whether anything was to be done.
+func (d Document) Preload(library string) bool {
+	const name = "LD_PRELOAD="
+	list, _ := d["env"].([]any)
+	for i := len(list) - 1; i >= 0; i-- {
+		entry, _ := list[i].(string)
+		value, found := strings.CutPrefix(entry, name)
+		if !found {
+			continue
+		}
+		names := strings.FieldsFunc(value, func(r rune) bool { return r == ':' || r == ' ' })
+		for _, n := range names {
+			if n == library {
+				return false
+			}
+		}
+		list[i] = name + strings.Join(append(names, library), ":")
+		return true
+	}
+	d["env"] = append(list, name+library)
+	return true
+}
+
+// Root returns the absolute path of the root file system of a bundle in dir.
+func (d Document) Root(dir string) (string, error) {
+	root, _ := d["root"].(map[string]any)
+	path, _ := root["path"].(string)
+	if path == "" {
+		return "", errors.New("config.json names no root file system (root.path)")
+	}
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(dir, path)
+	}
+	return filepath.Clean(path), nil
+}
+
+// Hook is a command that a runtime runs while it creates a container (runtime-spec,
+// config.md "POSIX-platform Hooks").
+type Hook struct {
+	Path string
+	Args []string // with the name that it is called by
+}
+
+// AddHook adds a hook to those of a stage ("prestart", "createRuntime"), as the last one.
+// Where one of that path is there already, at that stage or another, nothing is done.
+func (d Document) AddHook(stage string, hook Hook) (added bool, err error) {
+	hooks, ok := d["hooks"].(map[string]any)
+	if !ok {
+		if d["hooks"] != nil {
+			return false, errors.New("config.json: hooks is no object")
+		}
+		hooks = map[string]any{}
+	}
+	for _, list := range hooks {
+		entries, _ := list.([]any)
+		for _, entry := range entries {
+			if h, _ := entry.(map[string]any); h != nil && samePath(h["path"], hook.Path) {
+				return false, nil
+			}
+		}
+	}
+	args := make([]any, len(hook.Args))
+	for i, a := range hook.Args {
+		args[i] = a
+	}
+	list, ok := hooks[stage].([]any)
+	if !ok && hooks[stage] != nil {
+		return false, fmt.Errorf("config.json: hooks.%s is no list", stage)
+	}
+	hooks[stage] = append(list, map[string]any{"path": hook.Path, "args": args})
+	d["hooks"] = hooks
+	return true, nil
+}
+
+// samePath says whether a hook is the same program: packages and engines may know it by
+// different folders.
+func samePath(path any, other string) bool {
+	text, _ := path.(string)
+	return text == other || filepath.Base(text) == filepath.Base(other)
+}
