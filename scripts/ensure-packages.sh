@@ -8,14 +8,16 @@ set -euo pipefail
 
 declare -A package_of=(
 	[gcc]=gcc [make]=make [python3]=python3 [redis-server]=redis-server
-	[xz]=xz-utils [runc]=runc [crun]=crun [mke2fs]=e2fsprogs [mount]=mount [shellcheck]=shellcheck [musl-gcc]=musl-tools
+	[xz]=xz-utils [runc]=runc [crun]=crun [mke2fs]=e2fsprogs [mount]=mount [podman]=podman
+	[containerd]=containerd [mmdebstrap]=mmdebstrap [shellcheck]=shellcheck [musl-gcc]=musl-tools
 	[/usr/include/stdio.h]=libc6-dev
 )
 
 needed_for() {
 	case $1 in
 	build) echo gcc make /usr/include/stdio.h ;;
-	test) echo gcc make /usr/include/stdio.h python3 redis-server xz runc crun musl-gcc mke2fs mount ;;
+	test) echo gcc make /usr/include/stdio.h python3 redis-server xz runc crun musl-gcc mke2fs mount \
+		podman containerd mmdebstrap ;;
 	lint) echo gcc make /usr/include/stdio.h musl-gcc shellcheck ;;
 	demo) echo gcc make /usr/include/stdio.h redis-server runc ;;
 	*)

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -125,30 +126,39 @@ func (d Document) Environment() []string {
 	return environment
 }
 
-// Preload has a process preload a library, after those that it preloads already: ld.so
-// reads LD_PRELOAD from the left, names separated by colons or spaces (ld.so(8)). Of
-// several LD_PRELOAD the last one counts for a C library, so that one is changed. It says
+// Preload has a process preload a library, after those that it preloads already. It says
 // whether anything was to be done.
 func (d Document) Preload(library string) bool {
+	environment, changed := Preload(d.Environment(), library)
+	if changed {
+		list := make([]any, len(environment))
+		for i, variable := range environment {
+			list[i] = variable
+		}
+		d["env"] = list
+	}
+	return changed
+}
+
+// Preload adds a library to those that an environment (NAME=VALUE) preloads: ld.so reads
+// LD_PRELOAD from the left, names separated by colons or spaces (ld.so(8)). Of several
+// LD_PRELOAD the last one counts for a C library, so that one is changed.
+func Preload(environment []string, library string) (preloading []string, changed bool) {
 	const name = "LD_PRELOAD="
-	list, _ := d["env"].([]any)
-	for i := len(list) - 1; i >= 0; i-- {
-		entry, _ := list[i].(string)
-		value, found := strings.CutPrefix(entry, name)
+	for i, variable := range slices.Backward(environment) {
+		value, found := strings.CutPrefix(variable, name)
 		if !found {
 			continue
 		}
 		names := strings.FieldsFunc(value, func(r rune) bool { return r == ':' || r == ' ' })
-		for _, n := range names {
-			if n == library {
-				return false
-			}
+		if slices.Contains(names, library) {
+			return environment, false
 		}
-		list[i] = name + strings.Join(append(names, library), ":")
-		return true
+		preloading = slices.Clone(environment)
+		preloading[i] = name + strings.Join(append(names, library), ":")
+		return preloading, true
 	}
-	d["env"] = append(list, name+library)
-	return true
+	return append(slices.Clone(environment), name+library), true
 }
 
 // Root returns the absolute path of the root file system of a bundle in dir.

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/aymanbagabas/go-udiff"
 )
@@ -108,7 +109,8 @@ func (c Change) apply() error {
 		if err := os.Remove(c.at); err != nil {
 			return err
 		}
-		return c.removeFolders()
+		c.removeFolders()
+		return nil
 	}
 	return c.write()
 }
@@ -148,15 +150,14 @@ func (c Change) write() error {
 	return nil
 }
 
-// removeFolders removes the folders that were made for a drop-in and are empty.
-func (c Change) removeFolders() error {
-	for _, made := range folders {
-		if filepath.Dir(c.Path) == made {
-			_ = os.Remove(filepath.Dir(c.at)) // only if nothing else is in it
-		}
+// removeFolders removes the folders that were made for a drop-in, if nothing else is in
+// them. Folders that engines or their packages have stay.
+func (c Change) removeFolders() {
+	dir, at := filepath.Dir(c.Path), filepath.Dir(c.at)
+	for slices.Contains(madeFolders, dir) && os.Remove(at) == nil {
+		dir, at = filepath.Dir(dir), filepath.Dir(at)
 	}
-	return nil
 }
 
-// folders are those that an installation may have had to make, and that nobody misses.
-var folders = []string{"/etc/crio/crio.conf.d", "/etc/cdi", "/usr/share/containers/oci/hooks.d", "/etc/docker", "/etc/containerd"}
+// madeFolders are those that no engine's package brings.
+var madeFolders = []string{hooksDir, filepath.Dir(hooksDir)}

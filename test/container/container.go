@@ -123,35 +123,44 @@ func prepare(cfg Config) (*Container, error) {
 		return c, fmt.Errorf("make the container's folder: %w", err)
 	}
 	c.base = base
-	root, err := newRootfs(filepath.Join(base, "rootfs"))
-	if err != nil {
+	if err := WriteRootfs(filepath.Join(base, "rootfs"), cfg); err != nil {
 		return c, err
+	}
+	return c, writeBundle(base, "/"+c.id, cfg)
+}
+
+// WriteRootfs lays out in dir, which must not exist yet, the root file system that a
+// container of this configuration has.
+func WriteRootfs(dir string, cfg Config) error {
+	root, err := newRootfs(dir)
+	if err != nil {
+		return err
 	}
 	for _, program := range cfg.Programs {
 		path, err := exec.LookPath(program)
 		if err != nil {
-			return c, fmt.Errorf("look for a program to copy: %w", err)
+			return fmt.Errorf("look for a program to copy: %w", err)
 		}
 		if err := root.put(path, path); err != nil {
-			return c, err
+			return err
 		}
 	}
 	for inside, host := range cfg.Files {
 		if err := root.put(host, inside); err != nil {
-			return c, err
+			return err
 		}
 	}
 	for _, tree := range cfg.Trees {
 		if err := root.putTree(tree); err != nil {
-			return c, err
+			return err
 		}
 	}
 	if cfg.Python {
 		if err := root.putPython(); err != nil {
-			return c, err
+			return err
 		}
 	}
-	return c, writeBundle(base, "/"+c.id, cfg)
+	return nil
 }
 
 // start runs the bundle and waits until its program has been started.

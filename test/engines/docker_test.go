@@ -1,0 +1,347 @@
+package engines
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/farpage/farpage/api"
+	"github.com/farpage/farpage/test/container"
+	"github.com/redis/go-redis/v9"
+)
+
+// docker is a dockerd of Debian 13 with farpage's runtime.
+type docker struct {
+	*debian
+}
+
+// dockerSocket is where dockerd listens, seen from inside and from here.
+const dockerSocket = "/srv/test/docker.sock"
+
+func startDocker(t *testing.T, h *host) *docker {
+	t.Helper()
+	d := &docker{h.unpackDebian(t)}
+	said := h.farpage("install", "docker", "--root", d.root, "--socket-dir", h.SocketDir())
+	contains(t, "install", said, "made /etc/docker/daemon.json", "systemctl reload docker")
+	d.start(t, filepath.Join(t.TempDir(), "dockerd.log"), "dockerd", "--host", "unix://"+dockerSocket,
+		"--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=overlay2")
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		if _, err := d.try("version"); err == nil {
+			return d
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("dockerd does not answer")
+		}
+	}
+}
+
+func (d *docker) try(args ...string) (string, error) {
+	out, err := d.chroot(append([]string{"docker", "--host", "unix://" + dockerSocket}, args...)...).CombinedOutput()
+	return string(out), err
+}
+
+func (d *docker) must(args ...string) string {
+	d.t.Helper()
+	out, err := d.try(args...)
+	if err != nil {
+		d.t.Fatalf("docker %q: %v\n%s", args, err, out)
+	}
+	return strings.TrimSpace(out)
+}
+
+// imports makes an image of a root file system.
+func (d *docker) imports(name, dir string) {
+	d.t.Helper()
+	out, err := exec.CommandContext(d.t.Context(), "tar", "-C", dir, "-cf", filepath.Join(d.root, "srv/test/image.tar"), ".").CombinedOutput()
+	if err != nil {
+		d.t.Fatalf("tar: %v\n%s", err, out)
+	}
+	d.must("import", "/srv/test/image.tar", name)
+}
+
+// run runs a container to its end by farpage's runtime.
+func (d *docker) run(args ...string) (string, error) {
+	return d.try(append([]string{"run", "--rm", "--network", "none", "--runtime", "farpage"}, args...)...)
+}
+
+const annotated = "io.farpage.local=32Mi"
+
+func TestDocker(t *testing.T) {
+	h := startHost(t)
+	d := startDocker(t, h)
+	d.imports("glibc", imageOf(t, "threads8", "static-threads8"))
+	d.imports("musl", imageOf(t, "musl-threads8"))
+	own := imageOf(t, "threads8")
+	ownLibrary(t, own)
+	d.imports("own", own)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T)
+	}{
+		{"programs with what an engine takes away from them", d.testPrograms},
+		{"a container's life", d.testLife},
+		{"redis", d.testRedis},
+		{"twenty at once", d.testMany},
+		{"without annotation", d.testPlain},
+		{"a static program", d.testStatic},
+		{"uninstalled", d.testUninstall},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d.t = t // they run one after the other
+			test.run(t)
+		})
+	}
+	d.t = t
+}
+
+// ownLibrary gives an image a preload file and a library of its own.
+func ownLibrary(t *testing.T, image string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "gcc", "-shared", "-fPIC", "-x", "c", "-o", filepath.Join(image, "own.so"), "-")
+	cmd.Stdin = strings.NewReader("#include <unistd.h>\n__attribute__((constructor)) static void own(void) { if (write(2, \"own\\n\", 4)) {} }\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("gcc: %v\n%s", err, out)
+	}
+	if err := os.WriteFile(filepath.Join(image, "etc/ld.so.preload"), []byte("/own.so\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (d *docker) testPrograms(t *testing.T) {
+	for _, c := range []struct {
+		name, image, program string
+		flags                []string
+	}{
+		{"as it is", "glibc", "threads8", nil},
+		{"musl", "musl", "musl-threads8", nil},
+		{"locked down", "glibc", "threads8", []string{"--read-only", "--user", "1000", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"}},
+		{"musl, locked down", "musl", "musl-threads8", []string{"--read-only", "--user", "1000", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"}},
+		{"the host's processes", "glibc", "threads8", []string{"--pid", "host"}},
+		{"a preload of the image's", "own", "threads8", nil},
+		{"a share of a memory limit", "glibc", "threads8", []string{"--memory", "160m", "--annotation", "io.farpage.local=20%"}},
+	} {
+		out, err := d.run(append(append([]string{"--annotation", annotated}, c.flags...), c.image, "sh", "-c", c.program+" 128 && cat /etc/ld.so.preload")...)
+		if err != nil {
+			t.Errorf("%s: %v\n%s", c.name, err, out)
+			continue
+		}
+		contains(t, c.name, out, "32768 pages right", "/dev/farpage/libfarpage.so\n")
+		if c.image == "own" {
+			contains(t, c.name, out, "own\n", "/own.so\n/dev/farpage/libfarpage.so\n")
+		}
+	}
+	out, err := d.run("--annotation", "io.farpage.local=much", "glibc", "threads8", "16")
+	if err == nil {
+		t.Error("a bad value starts")
+	}
+	contains(t, "a bad value", out, `annotation io.farpage.local="much": not a size`)
+	d.expectEmpty(t)
+}
+
+func (d *docker) stats(t *testing.T, name string) api.Container {
+	t.Helper()
+	s, err := d.Stats(t.Context(), d.must("inspect", "--format", "{{.Id}}", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (d *docker) testLife(t *testing.T) {
+	for _, c := range []struct{ image, program string }{{"glibc", "threads8"}, {"musl", "musl-threads8"}} {
+		d.must("run", "--detach", "--name", "life", "--network", "none", "--runtime", "farpage", "--annotation", annotated, c.image, "sleep", "600")
+		contains(t, c.image+": docker exec", d.must("exec", "life", "/bin/"+c.program, "128"), "32768 pages right")
+		if s := d.stats(t, "life"); s.EvictedPages == 0 || s.Processes.Managed != 1 || s.Processes.Unmanaged != 0 {
+			t.Errorf("%s: after docker exec: %+v", c.image, s)
+		}
+		if diff := d.must("diff", "life"); diff != "" && diff != "C /etc\nA /etc/ld.so.preload" {
+			t.Errorf("%s: docker diff: %q", c.image, diff)
+		}
+		d.must("commit", "life", "committed")
+		if out := d.must("run", "--rm", "--network", "none", "committed", "sh", "-c", "cat /etc/ld.so.preload; ls /dev; env"); strings.Contains(out, "farpage") {
+			t.Errorf("%s: the committed image has %s", c.image, out)
+		}
+		d.must("pause", "life")
+		d.must("unpause", "life")
+		d.must("rename", "life", "renamed")
+		d.must("update", "--memory", "256m", "--memory-swap", "256m", "renamed")
+		d.must("restart", "--time", "0", "renamed")
+		contains(t, c.image+": after a restart", d.must("exec", "renamed", "/bin/"+c.program, "64"), "16384 pages right")
+		d.must("stop", "--time", "0", "renamed")
+		d.must("start", "renamed")
+		contains(t, c.image+": after stop and start", d.must("exec", "renamed", "/bin/"+c.program, "64"), "16384 pages right")
+		d.must("kill", "renamed")
+		d.must("logs", "renamed")
+		d.must("rm", "renamed")
+		d.must("rmi", "committed")
+	}
+	d.expectEmpty(t)
+}
+
+// Three times its budget, saved while it is evicted from; every value is compared.
+func (d *docker) testRedis(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "redis")
+	if err := container.WriteRootfs(root, container.Config{Programs: []string{"redis-server"}}); err != nil {
+		t.Fatal(err)
+	}
+	d.imports("redis", root)
+	data := filepath.Join(d.root, "srv/test/redis")
+	if err := os.Mkdir(data, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	d.must("run", "--detach", "--name", "redis", "--network", "none", "--runtime", "farpage", "--annotation", annotated,
+		"--volume", "/srv/test/redis:/data", "redis", "redis-server", "--port", "0", "--unixsocket", "/data/s", "--dir", "/data", "--save", "")
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	watcher := container.Watch(func() ([]int, error) {
+		s, err := d.Stats(ctx, d.must("inspect", "--format", "{{.Id}}", "redis"))
+		var pids []int
+		for _, p := range s.ProcessList {
+			pids = append(pids, p.Pid)
+		}
+		return pids, err
+	}, 50*time.Millisecond)
+	client := redis.NewClient(&redis.Options{Network: "unix", Addr: filepath.Join(data, "s"), MaxRetries: 20})
+	defer client.Close()
+	const keys, valueBytes = 24000, 4096
+	value := func(i int) []byte {
+		b := make([]byte, valueBytes)
+		rnd := rand.New(rand.NewPCG(uint64(i), 1))
+		for k := 0; k < valueBytes/2; k++ { // a half of it is random
+			b[k] = byte(rnd.Uint32())
+		}
+		return b
+	}
+	for i := range keys {
+		if err := client.Set(ctx, fmt.Sprint("key:", i), value(i), 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if i == keys/2 {
+			if err := client.BgSave(ctx).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i := range keys {
+		got, err := client.Get(ctx, fmt.Sprint("key:", i)).Bytes()
+		if err != nil || string(got) != string(value(i)) {
+			t.Fatalf("value %d is wrong (%v)", i, err)
+		}
+	}
+	for saving := true; saving; time.Sleep(100 * time.Millisecond) {
+		info, err := client.Info(ctx, "persistence").Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		saving = strings.Contains(info, "rdb_bgsave_in_progress:1")
+		if !saving && !strings.Contains(info, "rdb_last_bgsave_status:ok") {
+			t.Errorf("the save failed: %s", info)
+		}
+	}
+	s := d.stats(t, "redis")
+	seen := watcher.Stop()
+	t.Logf("redis: peak %s; %d pages evicted, %d restored", seen, s.EvictedPages, s.RestoredPages)
+	const most = 32<<20 + 16<<20 // as the end-to-end tests have it
+	if seen.PeakBytes == 0 || seen.PeakBytes > most || s.FarBytes < 48<<20 || s.Forks != 1 || s.Faults.Unexplained != 0 || s.Errors.Checksum != 0 {
+		t.Errorf("peak %d of %d bytes; %+v", seen.PeakBytes, most, s)
+	}
+	d.must("rm", "--force", "redis")
+	d.expectEmpty(t)
+}
+
+func (d *docker) testMany(t *testing.T) {
+	const many = 20
+	ended := make(chan error, many)
+	for range many {
+		go func() {
+			out, err := d.run("--annotation", "io.farpage.local=8Mi", "glibc", "threads8", "24")
+			if err == nil && !strings.Contains(out, "6144 pages right") {
+				err = fmt.Errorf("it says %q", out)
+			}
+			if err != nil {
+				err = fmt.Errorf("%w\n%s", err, out)
+			}
+			ended <- err
+		}()
+	}
+	for range many {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	d.expectEmpty(t)
+}
+
+// What a container sees, and the configuration that its runtime gets, is the same with
+// farpage's runtime as with runc.
+func (d *docker) testPlain(t *testing.T) {
+	const look = "cat /proc/self/mountinfo | while read id parent device root point rest; do echo $root $point $rest; done; env; ls /dev /etc; " +
+		"cat /proc/self/status | while read key value; do case $key in Cap*|NoNew*|Seccomp*|Uid*) echo $key $value;; esac; done; echo end"
+	see := func(runtime string) string {
+		d.must("run", "--detach", "--hostname", "same", "--name", "plain", "--network", "none", "--runtime", runtime, "glibc", "sh", "-c", look+"; sleep 600")
+		var out string
+		for deadline := time.Now().Add(20 * time.Second); !strings.HasSuffix(out, "end") && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+			out = d.must("logs", "plain")
+		}
+		id := d.must("inspect", "--format", "{{.Id}}", "plain")
+		d.must("rm", "--force", "plain")
+		var kept []string
+		for line := range strings.Lines(strings.ReplaceAll(out, id, "ID")) {
+			if !strings.Contains(line, " overlay ") { // its layers have names of their own
+				kept = append(kept, line)
+			}
+		}
+		return strings.Join(kept, "")
+	}
+	with, without := see("farpage"), see("runc")
+	same(t, "a container without annotation", with, without)
+	if strings.Contains(with, "farpage") || !strings.Contains(with, "/proc") || !strings.Contains(with, "NoNewPrivs") {
+		t.Errorf("it sees\n%s", with)
+	}
+}
+
+func (d *docker) testStatic(t *testing.T) {
+	d.must("run", "--detach", "--name", "static", "--network", "none", "--runtime", "farpage", "--annotation", annotated, "glibc", "sh", "-c", "static-threads8 512; sleep 600")
+	var listed []api.Process
+	found := func() bool {
+		listed = d.stats(t, "static").ProcessList
+		return slices.ContainsFunc(listed, func(p api.Process) bool {
+			return p.State == "unmanaged" && strings.Contains(p.Reason, "static program")
+		})
+	}
+	for deadline := time.Now().Add(30 * time.Second); !found(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Errorf("it is listed as %+v", listed)
+			break
+		}
+	}
+	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(d.must("logs", "static"), "131072 pages right"); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Error("it does not end")
+			break
+		}
+	}
+	d.must("rm", "--force", "static")
+	d.expectEmpty(t)
+}
+
+func (d *docker) testUninstall(t *testing.T) {
+	var info struct{ Runtimes map[string]json.RawMessage }
+	if err := json.Unmarshal([]byte(d.must("info", "--format", "{{json .}}")), &info); err != nil || info.Runtimes["farpage"] == nil {
+		t.Errorf("dockerd's runtimes: %v (%v)", info.Runtimes, err)
+	}
+	if said := d.farpage("uninstall", "docker", "--root", d.root); !strings.Contains(said, "removed /etc/docker/daemon.json") {
+		t.Errorf("uninstall: %q", said)
+	}
+	if _, err := os.Stat(d.root + "/etc/docker/daemon.json"); err == nil {
+		t.Error("daemon.json is left")
+	}
+}

@@ -1,0 +1,160 @@
+package engines
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/farpage/farpage/internal/need"
+	"github.com/farpage/farpage/test/container"
+)
+
+// podman is the host's podman with folders of its own.
+type podman struct {
+	*host
+	dir   string // its folders
+	hooks string
+}
+
+func newPodman(t *testing.T, h *host) *podman {
+	t.Helper()
+	need.Program(t, "podman")
+	p := &podman{host: h, dir: filepath.Join(scratch, "podman"), hooks: filepath.Join(t.TempDir(), "hooks")}
+	if err := os.MkdirAll(p.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// The limits and the log are for a host without CAP_SYS_RESOURCE and journald.
+	const settings = "[containers]\ndefault_ulimits=[\"nofile=1024:4096\",\"nproc=4096:4096\"]\n" +
+		"[engine]\nruntime=\"runc\"\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\n"
+	if err := os.WriteFile(filepath.Join(p.dir, "containers.conf"), []byte(settings), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if out, err := p.try("rm", "--all", "--force", "--time", "0"); err != nil {
+			t.Errorf("podman rm: %v\n%s", err, out)
+		}
+		if err := container.RemoveTree(p.dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// try calls podman.
+func (p *podman) try(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	global := []string{
+		"--root", filepath.Join(p.dir, "store"), "--runroot", filepath.Join(p.dir, "run"), "--storage-driver", "vfs", "--hooks-dir", p.hooks,
+	}
+	cmd := exec.CommandContext(ctx, "podman", append(global, args...)...)
+	cmd.SysProcAttr = p.group.Attributes()
+	cmd.Env = append(os.Environ(), "CONTAINERS_CONF="+filepath.Join(p.dir, "containers.conf"))
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func (p *podman) must(args ...string) string {
+	p.t.Helper()
+	out, err := p.try(args...)
+	if err != nil {
+		p.t.Fatalf("podman %q: %v\n%s", args, err, out)
+	}
+	return out
+}
+
+// containerID is an id, as it stands in paths and variables.
+var containerID = regexp.MustCompile(`[0-9a-f]{32,64}`)
+
+func TestPodmanTakesInWhatIsAnnotated(t *testing.T) {
+	h := startHost(t)
+	p := newPodman(t, h)
+	root := t.TempDir()
+	said := h.farpage("install", "podman", "--root", root, "--socket-dir", h.SocketDir())
+	contains(t, "install", said, "made /usr/share/containers/oci/hooks.d/farpage.json", "nothing is to be restarted")
+	if again := h.farpage("install", "podman", "--root", root, "--socket-dir", h.SocketDir()); again != "nothing to change: farpage is installed already\n" {
+		t.Errorf("the second time: %q", again)
+	}
+	installed := filepath.Join(root, "usr/share/containers/oci/hooks.d")
+	image := imageOf(t, "threads8", "musl-threads8")
+	run := func(hooks string, args ...string) (string, error) {
+		p.hooks = hooks
+		return p.try(append([]string{"run", "--rm", "--network", "none"}, args...)...)
+	}
+	none := t.TempDir()
+
+	for _, name := range []string{"threads8", "musl-threads8"} {
+		out, err := run(installed, "--annotation", "io.farpage.local=32Mi", "--name", name, "--rootfs", image, "/bin/sh", "-c",
+			name+" 128 && cat /etc/ld.so.preload && echo $LD_PRELOAD")
+		if err != nil {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+		// The image has musl's loader: its programs find the library by the environment.
+		contains(t, name, out, "32768 pages right", "/dev/farpage/libfarpage.so\n/dev/farpage/libfarpage.so\n")
+	}
+	out, err := run(installed, "--annotation", "io.farpage.locla=32Mi", "--rootfs", image, "threads8", "16")
+	if err == nil {
+		t.Error("a typo starts")
+	}
+	contains(t, "a typo", out, `annotation io.farpage.locla="32Mi": there is no such annotation; allowed: io.farpage.local`)
+
+	image = imageOf(t) // an image's folder keeps the empty file that was mounted on
+	_, err = run(installed, "--rootfs", image, "/bin/sh", "-c", "! test -e /dev/farpage && ! test -e /etc/ld.so.preload")
+	if err != nil {
+		t.Errorf("without annotation: %v", err)
+	}
+	seen := func(hooks string) string {
+		out, err := run(hooks, "--hostname", "same", "--rootfs", image, "/bin/sh", "-c", "env; ls /dev /etc; cat /proc/self/mountinfo | while read a b c d e rest; do echo $d $e; done")
+		if err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		// podman makes its own mounts in any order.
+		lines := strings.Split(containerID.ReplaceAllString(out, "ID"), "\n")
+		slices.Sort(lines)
+		return strings.Join(lines, "\n")
+	}
+	same(t, "a container without annotation", seen(installed), seen(none))
+	h.expectEmpty(t)
+
+	if said := h.farpage("uninstall", "podman", "--root", root); !strings.Contains(said, "removed /usr/share/containers/oci/hooks.d/farpage.json") {
+		t.Errorf("uninstall: %s", said)
+	}
+	if left, err := filepath.Glob(root + "/usr/share/*"); err != nil || len(left) != 1 || left[0] != root+"/usr/share/containers" {
+		t.Errorf("left: %q (%v)", left, err)
+	}
+	if left, err := os.ReadDir(root + "/usr/share/containers"); err != nil || len(left) > 0 {
+		t.Errorf("left: %v (%v)", left, err)
+	}
+}
+
+func TestPodmanExecIsTakenIn(t *testing.T) {
+	h := startHost(t)
+	p := newPodman(t, h)
+	root := t.TempDir()
+	h.farpage("install", "podman", "--root", root, "--socket-dir", h.SocketDir())
+	p.hooks = filepath.Join(root, "usr/share/containers/oci/hooks.d")
+	p.must("run", "--detach", "--name", "c", "--network", "none", "--read-only", "--cap-drop", "ALL", "--user", "1000",
+		"--security-opt", "no-new-privileges", "--annotation", "io.farpage.local=32Mi", "--rootfs", imageOf(t, "threads8"), "sleep", "600")
+	contains(t, "podman exec", p.must("exec", "c", "threads8", "128"), "32768 pages right")
+	id := strings.TrimSpace(p.must("inspect", "--format", "{{.Id}}", "c"))
+	s, err := h.Stats(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.EvictedPages == 0 || s.Processes.Managed != 1 || s.Processes.Unmanaged != 0 {
+		t.Errorf("statistics: %+v", s)
+	}
+	p.must("pause", "c")
+	p.must("unpause", "c")
+	p.must("rename", "c", "d")
+	p.must("restart", "--time", "0", "d")
+	contains(t, "after a restart", p.must("exec", "d", "threads8", "64"), "16384 pages right")
+	p.must("kill", "d")
+	h.expectEmpty(t)
+}
