@@ -9,6 +9,11 @@ CC     := gcc
 CFLAGS := -Wall -Wextra -Werror
 TOOL   := go tool -modfile=tools/go.mod
 
+# The version is the tag's, without one a development version of the commit.
+VERSION ?= $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-/+/; s/-/./g' | grep . || echo 0.0.0~dev$$(git rev-list --count HEAD 2>/dev/null))
+# Where programs go.
+BIN    := bin
+
 # Every program that is there: folders under cmd/ with Go in them.
 PROGRAMS := $(notdir $(patsubst %/,%,$(sort $(dir $(wildcard cmd/*/*.go)))))
 # Each Go package outside test/; what is in test/ needs the machine for itself.
@@ -23,10 +28,10 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 16
 
 build: shim ## build everything into bin/
-	@install -D -t bin shim/lib/libfarpage.so
+	@install -D -t $(BIN) shim/lib/libfarpage.so
 	@for program in $(PROGRAMS); do \
-		echo "build bin/$$program"; \
-		CGO_ENABLED=0 go build -trimpath -o bin/$$program ./cmd/$$program || exit 1; \
+		echo "build $(BIN)/$$program"; \
+		CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(BIN)/$$program ./cmd/$$program || exit 1; \
 	done
 
 # Go embeds libfarpage.so, so it comes first.
@@ -65,12 +70,26 @@ bench: test-packages build ## medians and ratios, all measured in one run (as ro
 	@go build -o bin/farpage-bench ./test/bench
 	@exec bin/farpage-bench --farpage bin
 
+packages: ## a .deb and a .rpm, into dist/
+	@rm -rf dist && mkdir -p dist/man dist/completions dist/units
+	@$(MAKE) --no-print-directory build BIN=dist/bin VERSION='$(VERSION)'
+	@dist/bin/farpage man dist/man
+	@gzip -9n dist/man/*
+	@dist/bin/farpage completion bash >dist/completions/farpage.bash
+	@dist/bin/farpage completion zsh >dist/completions/_farpage
+	@dist/bin/farpage completion fish >dist/completions/farpage.fish
+	@for unit in farpage.service farpage.socket; do \
+		sed 's|@BIN@|/usr/bin|' oci/install/units/$$unit >dist/units/$$unit || exit 1; done
+	@for kind in deb rpm; do \
+		VERSION='$(VERSION)' go tool -modfile=tools/package/go.mod nfpm package --config packaging/nfpm.yaml --packager $$kind --target dist || exit 1; done
+	@ls dist/*.deb dist/*.rpm
+
 demo-packages:
 	@scripts/ensure-packages.sh demo
 
 clean: ## remove what was built
 	$(MAKE) --no-print-directory -C shim clean
 	$(MAKE) --no-print-directory -s -C test/guest clean
-	rm -rf bin
+	rm -rf bin dist
 
-.PHONY: help build shim test test-packages lint lint-packages demo demo-packages bench clean
+.PHONY: help build shim test test-packages lint lint-packages demo demo-packages bench packages clean

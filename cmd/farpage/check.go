@@ -6,6 +6,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/farpage/farpage/handler/check"
+	"github.com/farpage/farpage/oci/install"
 	"github.com/spf13/cobra"
 )
 
@@ -14,14 +15,18 @@ func checkCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Say whether this host can run farpage, feature by feature, and what to do",
-		Long: `Say whether this host can run farpage, feature by feature, and what to do.
+		Long: `Say whether this host can run farpage, feature by feature, which container engines it has,
+and what to do.
 
 Exit status 1 when something is missing that farpage does not run without.`,
 		Example: `  sudo farpage check
   sudo farpage check --json`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			results := check.ThisHost().Run()
+			results, err := withEngines(check.ThisHost().Run())
+			if err != nil {
+				return err
+			}
 			if asJSON {
 				if err := writeJSON(os.Stdout, results); err != nil {
 					return err
@@ -37,6 +42,18 @@ Exit status 1 when something is missing that farpage does not run without.`,
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
+}
+
+// withEngines adds what there is of container engines, and of farpage in them.
+func withEngines(results []check.Result) ([]check.Result, error) {
+	bin, err := programFolder()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range install.StatusOf(install.Host{Bin: bin}) {
+		results = append(results, check.Result{Name: s.Name, OK: s.OK, Detail: s.Detail, Fix: s.Fix})
+	}
+	return results, nil
 }
 
 func writeCheck(results []check.Result) error {

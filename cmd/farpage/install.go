@@ -131,11 +131,11 @@ func engineCalled(name string) engine {
 
 // run plans, shows or applies, and says what is to be done then.
 func (f *installFlags) run(ctx context.Context, plan func(install.Host, *installFlags) (install.Plan, error), nothing string) error {
-	self, err := os.Executable()
+	bin, err := programFolder()
 	if err != nil {
 		return err
 	}
-	p, err := plan(install.Host{Root: f.root, Bin: filepath.Dir(self), SocketDir: f.socketDir}, f)
+	p, err := plan(install.Host{Root: f.root, Bin: bin, SocketDir: f.socketDir}, f)
 	if err != nil {
 		return err
 	}
@@ -176,6 +176,17 @@ func (f *installFlags) run(ctx context.Context, plan func(install.Host, *install
 		return fmt.Errorf("the configuration is changed, and %s failed: %w", strings.Join(p.Command, " "), err)
 	}
 	return nil
+}
+
+// programFolder is where this program and those that were installed with it are.
+func programFolder() (string, error) {
+	self, err := os.Executable()
+	if err != nil { // no /proc, as in a chroot that an image is made in
+		if self, err = exec.LookPath(os.Args[0]); err == nil {
+			self, err = filepath.Abs(self)
+		}
+	}
+	return filepath.Dir(self), err
 }
 
 // withRoot says what helps where a file may not be written.

@@ -215,3 +215,11 @@ func TestAnyConfigurationComesBack(t *testing.T) {
 		}
 	})
 }
+
+// executable makes a file of a host a program.
+func executable(t *testing.T, h Host, path string) {
+	t.Helper()
+	if err := os.Chmod(h.path(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -159,5 +159,5 @@ func (c Change) removeFolders() {
 	}
 }
 
-// madeFolders are those that no engine's package brings.
-var madeFolders = []string{hooksDir, filepath.Dir(hooksDir)}
+// madeFolders are those that no engine's package leaves empty.
+var madeFolders = []string{hooksDir, filepath.Dir(hooksDir), filepath.Dir(filepath.Dir(hooksDir))}

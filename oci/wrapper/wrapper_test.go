@@ -151,20 +151,22 @@ func TestAnAnnotatedContainerGetsTheHookAndOnMuslThePreload(t *testing.T) {
 }
 
 func TestAProcessThatIsStartedLaterHasThePreloadOfItsContainer(t *testing.T) {
-	for config, want := range map[string]string{
-		`{"process": {"env": ["LD_PRELOAD=/dev/farpage/libfarpage.so"]}}`: `{"args":["sh"],"env":["A=1","LD_PRELOAD=/dev/farpage/libfarpage.so"]}` + "\n",
-		`{"process": {"env": []}}`: `{"env": ["A=1"], "args": ["sh"]}`,
+	const before = `{"env": ["A=1"], "args": ["sh"]}`
+	const preloading = `{"args":["sh"],"env":["A=1","LD_PRELOAD=/dev/farpage/libfarpage.so"]}` + "\n"
+	for _, c := range []struct{ config, want string }{
+		{`{"process": {"env": ["LD_PRELOAD=/dev/farpage/libfarpage.so"]}}`, preloading},
+		{`{"process": {"env": []}}`, before},
 	} {
 		dir := t.TempDir()
-		writeFile(t, filepath.Join(dir, "config.json"), config)
+		writeFile(t, filepath.Join(dir, "config.json"), c.config)
 		process := filepath.Join(dir, "process.json")
-		writeFile(t, process, `{"env": ["A=1"], "args": ["sh"]}`)
+		writeFile(t, process, before)
 		stdout, stderr, status := wrap(t, runtimeThat(t, dir), "--root", "/r", "exec", "--process", process, "--detach", "id")
 		if status != 7 || stderr != "" || stdout != "called: --root /r exec --process "+process+" --detach id\n" {
 			t.Errorf("status %d, %q, %q", status, stdout, stderr)
 		}
-		if got := readFile(t, process); got != want {
-			t.Errorf("%s: %q, want %q", config, got, want)
+		if got := readFile(t, process); got != c.want {
+			t.Errorf("%s: %q, want %q", c.config, got, c.want)
 		}
 	}
 }
