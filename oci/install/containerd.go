@@ -83,11 +83,11 @@ func Containerd(h Host) (Plan, error) {
 			return plan, fmt.Errorf("%s has a runtime %s already that farpage did not add: remove or rename it", containerdConfig, runtimeName)
 		}
 	}
-	systemd, _ := lookUp(s.Plugins, s.criPlugin(), "containerd", "runtimes", "runc", "options", "SystemdCgroup").(bool)
-	content := append(bytes.Clone(rest), block(s.criPlugin(), h.Bin, systemd)...)
+	added := s.block(h.Bin)
+	content := append(bytes.Clone(rest), added...)
 	var check containerdSettings
 	if err := toml.Unmarshal(content, &check); err != nil {
-		return plan, fmt.Errorf("%s: a table cannot be added at its end (%w): add this yourself\n%s", containerdConfig, err, block(s.criPlugin(), h.Bin, systemd))
+		return plan, fmt.Errorf("%s: a table cannot be added at its end (%w): add this yourself\n%s", containerdConfig, err, added)
 	}
 	plan.change(h, containerdConfig, old, content)
 	return plan, nil
@@ -118,15 +118,27 @@ func containerdPlan() Plan {
 	}
 }
 
-// block is the table that is added.
-func block(plugin, bin string, systemdCgroup bool) []byte {
+// containerdRuntime is the runtime that containerd has by itself.
+const containerdRuntime = "runc"
+
+// block is the table that is added. A file that names a runtime has containerd forget the
+// one that it would have by itself, which is added too then.
+func (s containerdSettings) block(bin string) []byte {
+	runtime := func(keys ...string) any {
+		return lookUp(s.Plugins, append([]string{s.criPlugin(), "containerd", "runtimes", containerdRuntime}, keys...)...)
+	}
+	systemdCgroup, _ := runtime("options", "SystemdCgroup").(bool)
+	runtimes := fmt.Sprintf("plugins.%q.containerd.runtimes.", s.criPlugin())
 	var b strings.Builder
-	table := fmt.Sprintf("plugins.%q.containerd.runtimes.%s", plugin, runtimeName)
-	fmt.Fprintf(&b, "\n%s[%s]\n", beginMark, table)
+	fmt.Fprintf(&b, "\n%s[%s]\n", beginMark, runtimes+runtimeName)
 	b.WriteString("  runtime_type = \"io.containerd.runc.v2\"\n")
 	b.WriteString("  pod_annotations = [\"io.farpage.*\", \"io.farpage.*/*\"]\n")
 	b.WriteString("  container_annotations = [\"io.farpage.*\"]\n")
-	fmt.Fprintf(&b, "  [%s.options]\n    BinaryName = %q\n    SystemdCgroup = %v\n%s", table, filepath.Join(bin, "farpage-runtime"), systemdCgroup, endMark)
+	fmt.Fprintf(&b, "  [%s.options]\n    BinaryName = %q\n    SystemdCgroup = %v\n", runtimes+runtimeName, filepath.Join(bin, "farpage-runtime"), systemdCgroup)
+	if runtime() == nil {
+		fmt.Fprintf(&b, "[%s]\n  runtime_type = \"io.containerd.runc.v2\"\n", runtimes+containerdRuntime)
+	}
+	b.WriteString(endMark)
 	return []byte(b.String())
 }
 

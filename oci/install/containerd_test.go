@@ -49,6 +49,10 @@ func TestContainerdsConfigurationGetsTheRuntimeAndLosesItWithoutATrace(t *testin
 		if runtime("options", "BinaryName") != "/usr/bin/farpage-runtime" || runtime("options", "SystemdCgroup") != c.systemdCgroup {
 			t.Errorf("%s: %v", c.name, runtime())
 		}
+		// Who names one runtime has to name all of them.
+		if runc := lookUp(read, "plugins", c.plugin, "containerd", "runtimes", "runc", "runtime_type"); runc != "io.containerd.runc.v2" {
+			t.Errorf("%s: runc's runtime_type is %v", c.name, runc)
+		}
 		if again, err := Containerd(h); err != nil || len(again.Changes) > 0 {
 			t.Errorf("%s: the second time: %v\n%s", c.name, err, again.Diff())
 		}

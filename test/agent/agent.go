@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -21,6 +22,7 @@ type Config struct {
 	Folder  string // sockets and state are made in it; a short path
 	LogFile string
 	Flags   []string // more of `farpage agent`
+	Before  []string // what it is started by, which becomes it in the end
 	// Attributes of its process; nil: a process group of its own, because an
 	// interrupt from the terminal is for us, who end it after its containers.
 	Attributes *syscall.SysProcAttr
@@ -65,9 +67,10 @@ func (a *Agent) Again(ctx context.Context) error {
 		return fmt.Errorf("start the agent: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(filepath.Join(a.cfg.Bin, "farpage"), append([]string{
-		"agent", "--socket-dir", a.SocketDir(), "--state-dir", a.stateDir(), "--store", "mem:",
-	}, a.cfg.Flags...)...)
+	argv := slices.Concat(a.cfg.Before, []string{
+		filepath.Join(a.cfg.Bin, "farpage"), "agent", "--socket-dir", a.SocketDir(), "--state-dir", a.stateDir(), "--store", "mem:",
+	}, a.cfg.Flags)
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if cmd.SysProcAttr = a.cfg.Attributes; cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

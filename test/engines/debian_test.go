@@ -49,7 +49,7 @@ type debian struct {
 }
 
 // enter is what makes the namespace: $1 is the root, $2 the folder of the programs, $3 the
-// agent's; the rest is run inside. Its root is that of the namespace, as on a host: where
+// agent's, which is at its default place too; the rest is run inside. Its root is that of the namespace, as on a host: where
 // it is only a chroot runc's exec leads out of it. A cgroup v2 beside v1 is out of the way
 // there: nobody has its controllers.
 const enter = `
@@ -61,6 +61,8 @@ mount --rbind /dev "$root/dev"
 for d in run tmp var/lib/docker var/lib/containerd; do mkdir -p "$root/$d"; mount -t tmpfs -o mode=755 tmpfs "$root/$d"; done
 chmod 1777 "$root/tmp"
 for d in "$bin" "$agent"; do mkdir -p "$root$d"; mount --bind "$d" "$root$d"; done
+mkdir "$root/run/farpage"
+mount --bind "$agent/agent" "$root/run/farpage"
 if [ -d "$root/sys/fs/cgroup/unified" ]; then umount "$root/sys/fs/cgroup/unified"; fi
 cd "$root"
 pivot_root . mnt
@@ -93,8 +95,9 @@ func (h *host) unpackDebian(t *testing.T) *debian {
 	return d
 }
 
-// start runs a command inside; what it says goes to a file. It ends with the test.
-func (d *debian) start(t *testing.T, log string, args ...string) {
+// start runs a command inside, as the process that it returns; what it says goes to a
+// file. It ends with the test.
+func (d *debian) start(t *testing.T, log string, args ...string) *os.Process {
 	t.Helper()
 	file, err := os.Create(log)
 	if err != nil {
@@ -118,6 +121,7 @@ func (d *debian) start(t *testing.T, log string, args ...string) {
 			t.Logf("%s ends with:\n%s", log, strings.Join(lines[max(0, len(lines)-40):], "\n"))
 		}
 	})
+	return cmd.Process
 }
 
 // chroot is a command inside that needs no mounts.

@@ -16,11 +16,13 @@ import (
 	"github.com/farpage/farpage/api"
 	"github.com/farpage/farpage/test/container"
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sys/unix"
 )
 
 // docker is a dockerd of Debian 13 with farpage's runtime.
 type docker struct {
 	*debian
+	daemon *os.Process
 }
 
 // dockerSocket is where dockerd listens, seen from inside and from here.
@@ -28,10 +30,10 @@ const dockerSocket = "/srv/test/docker.sock"
 
 func startDocker(t *testing.T, h *host) *docker {
 	t.Helper()
-	d := &docker{h.unpackDebian(t)}
+	d := &docker{debian: h.unpackDebian(t)}
 	said := h.farpage("install", "docker", "--root", d.root, "--socket-dir", h.SocketDir())
 	contains(t, "install", said, "made /etc/docker/daemon.json", "systemctl reload docker")
-	d.start(t, filepath.Join(t.TempDir(), "dockerd.log"), "dockerd", "--host", "unix://"+dockerSocket,
+	d.daemon = d.start(t, filepath.Join(t.TempDir(), "dockerd.log"), "dockerd", "--host", "unix://"+dockerSocket,
 		"--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=overlay2")
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		if _, err := d.try("version"); err == nil {
@@ -92,6 +94,7 @@ func TestDocker(t *testing.T) {
 		{"twenty at once", d.testMany},
 		{"without annotation", d.testPlain},
 		{"a static program", d.testStatic},
+		{"as the default runtime", d.testDefault},
 		{"uninstalled", d.testUninstall},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -159,7 +162,7 @@ func (d *docker) testLife(t *testing.T) {
 	for _, c := range []struct{ image, program string }{{"glibc", "threads8"}, {"musl", "musl-threads8"}} {
 		d.must("run", "--detach", "--name", "life", "--network", "none", "--runtime", "farpage", "--annotation", annotated, c.image, "sleep", "600")
 		contains(t, c.image+": docker exec", d.must("exec", "life", "/bin/"+c.program, "128"), "32768 pages right")
-		if s := d.stats(t, "life"); s.EvictedPages == 0 || s.Processes.Managed != 1 || s.Processes.Unmanaged != 0 {
+		if s := d.alone(t, d.must("inspect", "--format", "{{.Id}}", "life")); s.EvictedPages == 0 {
 			t.Errorf("%s: after docker exec: %+v", c.image, s)
 		}
 		if diff := d.must("diff", "life"); diff != "" && diff != "C /etc\nA /etc/ld.so.preload" {
@@ -330,6 +333,22 @@ func (d *docker) testStatic(t *testing.T) {
 		}
 	}
 	d.must("rm", "--force", "static")
+	d.expectEmpty(t)
+}
+
+// The annotation alone does it, after what `farpage install` says: a reload.
+func (d *docker) testDefault(t *testing.T) {
+	d.farpage("install", "docker", "--default", "--root", d.root, "--socket-dir", d.SocketDir())
+	if err := d.daemon.Signal(unix.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); d.must("info", "--format", "{{.DefaultRuntime}}") != "farpage"; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("dockerd's default runtime is another one")
+		}
+	}
+	out := d.must("run", "--rm", "--network", "none", "--annotation", annotated, "glibc", "sh", "-c", "threads8 64 && cat /etc/ld.so.preload")
+	contains(t, "docker run --annotation", out, "16384 pages right", "/dev/farpage/libfarpage.so")
 	d.expectEmpty(t)
 }
 

@@ -4,6 +4,7 @@
 package engines
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/farpage/farpage/api"
 	"github.com/farpage/farpage/internal/need"
 	"github.com/farpage/farpage/test/agent"
 	"github.com/farpage/farpage/test/container"
@@ -56,7 +58,7 @@ type host struct {
 	group *group.Group
 }
 
-func startHost(t *testing.T) *host {
+func startHost(t *testing.T, before ...string) *host {
 	t.Helper()
 	need.Root(t, "an agent")
 	g := newGroup(t)
@@ -70,7 +72,7 @@ func startHost(t *testing.T) *host {
 	attributes := g.Attributes()
 	attributes.Setpgid = true
 	a, err := agent.Start(t.Context(), agent.Config{
-		Bin: binDir(t), Folder: folder, LogFile: filepath.Join(folder, "log"), Attributes: attributes,
+		Bin: binDir(t), Folder: folder, LogFile: filepath.Join(folder, "log"), Attributes: attributes, Before: before,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +120,7 @@ func (h *host) farpage(args ...string) string {
 func (h *host) expectEmpty(t *testing.T) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		all, err := h.List(t.Context())
+		all, err := h.List(context.WithoutCancel(t.Context())) // a test's clean-up calls it too
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -127,6 +129,24 @@ func (h *host) expectEmpty(t *testing.T) {
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("the agent still lists %+v", all)
+		}
+	}
+}
+
+// alone waits until a container has only its first process left, and returns what the
+// agent says of it.
+func (h *host) alone(t *testing.T, id string) api.Container {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		s, err := h.Stats(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Processes.Managed == 1 && s.Processes.Unmanaged == 0 {
+			return s
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("container %s still has %+v", id, s.ProcessList)
 		}
 	}
 }

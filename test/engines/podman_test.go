@@ -140,11 +140,7 @@ func TestPodmanExecIsTakenIn(t *testing.T) {
 		"--security-opt", "no-new-privileges", "--annotation", "io.farpage.local=32Mi", "--rootfs", imageOf(t, "threads8"), "sleep", "600")
 	contains(t, "podman exec", p.must("exec", "c", "threads8", "128"), "32768 pages right")
 	id := strings.TrimSpace(p.must("inspect", "--format", "{{.Id}}", "c"))
-	s, err := h.Stats(t.Context(), id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.EvictedPages == 0 || s.Processes.Managed != 1 || s.Processes.Unmanaged != 0 {
+	if s := h.alone(t, id); s.EvictedPages == 0 {
 		t.Errorf("statistics: %+v", s)
 	}
 	p.must("pause", "c")

@@ -1,0 +1,201 @@
+package engines
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/farpage/farpage/test/container"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// kubelet talks to containerd as a kubelet does.
+type kubelet struct {
+	*debian
+	runtime cri.RuntimeServiceClient
+}
+
+// criSocket is where containerd listens, seen from inside.
+const criSocket = "/srv/test/containerd.sock"
+
+// startCRI starts the containerd of a Debian 13 with farpage's runtime and two images.
+func startCRI(t *testing.T, h *host) *kubelet {
+	t.Helper()
+	d := h.unpackDebian(t)
+	// What this host needs, not farpage: no CAP_SYS_RESOURCE, no registry.
+	const config = "/etc/containerd/config.toml"
+	text, err := os.ReadFile(d.root + config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const plugin = "[plugins.\"io.containerd.grpc.v1.cri\"]\n"
+	changed := strings.Replace(string(text), plugin, plugin+"    restrict_oom_score_adj = true\n    sandbox_image = \"localhost/pause:1\"\n", 1)
+	if changed == string(text) {
+		t.Fatalf("Debian's configuration of containerd is another one:\n%s", text)
+	}
+	if err := os.WriteFile(d.root+config, []byte(changed), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	contains(t, "install", h.farpage("install", "containerd", "--root", d.root), "changed /etc/containerd/config.toml")
+	d.start(t, filepath.Join(t.TempDir(), "containerd.log"), "containerd", "--address", criSocket)
+	ctr := func(args ...string) error {
+		out, err := d.chroot(append([]string{"ctr", "--address", criSocket, "--namespace", "k8s.io"}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Logf("ctr %q: %v\n%s", args, err, out)
+		}
+		return err
+	}
+	for deadline := time.Now().Add(30 * time.Second); ctr("version") != nil; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("containerd does not answer")
+		}
+	}
+	for name, root := range map[string]string{"pause": pauseImage(t), "glibc": imageOf(t, "threads8"), "musl": imageOf(t, "musl-threads8")} {
+		ociImage(t, filepath.Join(d.root, "srv/test/image.tar"), "localhost/"+name+":1", root)
+		if err := ctr("images", "import", "/srv/test/image.tar"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conn, err := grpc.NewClient("unix://"+d.root+criSocket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	k := &kubelet{d, cri.NewRuntimeServiceClient(conn)}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		if _, err = k.runtime.Version(t.Context(), &cri.VersionRequest{}); err == nil {
+			return k
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// pauseImage is an image with a static program that does nothing.
+func pauseImage(t *testing.T) string {
+	t.Helper()
+	root := filepath.Join(t.TempDir(), "pause")
+	if err := container.WriteRootfs(root, container.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "gcc", "-static", "-x", "c", "-o", filepath.Join(root, "usr/bin/pause"), "-")
+	cmd.Stdin = strings.NewReader("#include <unistd.h>\nint main(void)\n{\n\tfor (;;)\n\t\tpause();\n}\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("gcc: %v\n%s", err, out)
+	}
+	return root
+}
+
+// pod starts a pod of the RuntimeClass farpage.
+func (k *kubelet) pod(t *testing.T, name string, annotations map[string]string) (string, *cri.PodSandboxConfig) {
+	t.Helper()
+	config := &cri.PodSandboxConfig{
+		Metadata:     &cri.PodSandboxMetadata{Name: name, Namespace: "shop", Uid: name},
+		Annotations:  annotations,
+		LogDirectory: "/srv/test/logs",
+		Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{
+			NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE},
+		}},
+	}
+	reply, err := k.runtime.RunPodSandbox(t.Context(), &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: "farpage"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		if _, err := k.runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: reply.PodSandboxId}); err != nil {
+			t.Error(err)
+		}
+		if _, err := k.runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: reply.PodSandboxId}); err != nil {
+			t.Error(err)
+		}
+		k.expectEmpty(t)
+	})
+	return reply.PodSandboxId, config
+}
+
+// start starts a container of a pod that sleeps.
+func (k *kubelet) container(t *testing.T, pod string, config *cri.PodSandboxConfig, name, image string) (string, error) {
+	t.Helper()
+	created, err := k.runtime.CreateContainer(t.Context(), &cri.CreateContainerRequest{
+		PodSandboxId: pod, SandboxConfig: config,
+		Config: &cri.ContainerConfig{
+			Metadata: &cri.ContainerMetadata{Name: name}, Image: &cri.ImageSpec{Image: "localhost/" + image + ":1"},
+			Command: []string{"/bin/sleep", "600"}, LogPath: name + ".log",
+			Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
+				NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE},
+			}},
+		},
+	})
+	if err != nil {
+		return "", err
+	}
+	_, err = k.runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: created.ContainerId})
+	return created.ContainerId, err
+}
+
+func (k *kubelet) exec(t *testing.T, id string, command ...string) string {
+	t.Helper()
+	reply, err := k.runtime.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: id, Cmd: command, Timeout: 60})
+	if err != nil || reply.ExitCode != 0 {
+		t.Errorf("exec %q: %v, %v", command, err, reply)
+	}
+	return string(reply.GetStdout()) + string(reply.GetStderr())
+}
+
+func TestKubernetesTakesInTheContainersThatAPodNames(t *testing.T) {
+	h := startHost(t)
+	k := startCRI(t, h)
+	pod, config := k.pod(t, "cache-0", map[string]string{"io.farpage.local": "64Mi", "io.farpage.local/app": "32Mi", "example.com/other": "x"})
+	for name, image := range map[string]string{"app": "glibc", "second": "musl"} {
+		id, err := k.container(t, pod, config, name, image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		program := "/bin/threads8"
+		if image == "musl" {
+			program = "/bin/musl-threads8"
+		}
+		contains(t, name, k.exec(t, id, program, "128"), "32768 pages right")
+		s := h.alone(t, "shop/cache-0/"+name) // as people call it
+		budget := int64(64 << 20)
+		if name == "app" {
+			budget = 32 << 20
+		}
+		if s.ID != id || s.BudgetBytes != budget || s.EvictedPages == 0 {
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+	all, err := h.List(t.Context())
+	if err != nil || len(all) != 2 {
+		t.Errorf("the agent lists %d containers, want 2 and not the pause process (%v)", len(all), err)
+	}
+}
+
+func TestATypoInAPodIsInTheKubeletsError(t *testing.T) {
+	h := startHost(t)
+	k := startCRI(t, h)
+	pod, config := k.pod(t, "typo", map[string]string{"io.farpage.locl": "64Mi"})
+	_, err := k.container(t, pod, config, "app", "glibc")
+	if err == nil {
+		t.Fatal("it starts")
+	}
+	contains(t, "the error", err.Error(), `annotation io.farpage.locl="64Mi": there is no such annotation`)
+
+	pod, config = k.pod(t, "plain", nil)
+	id, err := k.container(t, pod, config, "app", "glibc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := k.exec(t, id, "/bin/sh", "-c", "ls /dev /etc; cat /proc/self/mountinfo; env"); strings.Contains(out, "farpage") || strings.Contains(out, "preload") {
+		t.Errorf("without annotation the container sees\n%s", out)
+	}
+}
