@@ -6,12 +6,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/farpage/farpage/api"
 )
 
 // usage is what --help prints.
-const usage = `usage: farpage-hook [--socket-dir DIR] prestart|createRuntime < state.json
+const usage = `usage: farpage-hook [--socket-dir DIR] [--annotation KEY=VALUE] prestart|createRuntime < state.json
        farpage-hook precreate < config.json
 
 An OCI hook: container runtimes call it while they create a container. Containers
@@ -30,6 +31,17 @@ func Main(version string, args []string, stdin io.Reader, stdout, stderr io.Writ
 	flags.SetOutput(io.Discard)
 	o := Options{SyslogSocket: syslogSocket}
 	flags.StringVar(&o.SocketDir, "socket-dir", api.DefaultSocketDir, "the agent's socket `folder`")
+	flags.Func("annotation", "`KEY=VALUE` of a container that does not say KEY itself; may be given again", func(text string) error {
+		key, value, ok := strings.Cut(text, "=")
+		if !ok {
+			return fmt.Errorf("%q is no KEY=VALUE", text)
+		}
+		if o.Annotations == nil {
+			o.Annotations = map[string]string{}
+		}
+		o.Annotations[key] = value
+		return nil
+	})
 	showVersion := flags.Bool("version", false, "print the version and exit")
 
 	switch err := flags.Parse(args); {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"strings"
@@ -23,6 +24,9 @@ type Options struct {
 	SocketDir    string        // where the agent's control socket is
 	AgentTimeout time.Duration // 0: AgentTimeout
 	SyslogSocket string        // where what is said to stderr is logged too; empty: nowhere
+	// Annotations of containers that do not say the same key themselves: who calls the
+	// hook for a container may know what it is to have (CDI devices).
+	Annotations map[string]string
 }
 
 // container is what the hook knows of the container that is being created.
@@ -55,7 +59,7 @@ func Run(ctx context.Context, o Options, stdin io.Reader, stderr io.Writer) int 
 		say("%v; the container starts as without farpage", err)
 		return 0
 	}
-	c, optedIn, err := readContainer(s)
+	c, optedIn, err := readContainer(s, o.Annotations)
 	if err != nil {
 		say("container %s does not start: %v", s.ID, err)
 		return 1
@@ -110,8 +114,8 @@ func Run(ctx context.Context, o Options, stdin io.Reader, stderr io.Writer) int 
 //
 // A configuration that cannot be read is kept as the reason why the container cannot be
 // set up; whether it is opted in, and what happens to it then, the annotations in the
-// state say.
-func readContainer(s state) (c container, optedIn bool, err error) {
+// state say. defaults are annotations that hold where it has none of the same key.
+func readContainer(s state, defaults map[string]string) (c container, optedIn bool, err error) {
 	c.state = s
 	annotations := s.Annotations
 	var limitBytes int64
@@ -130,7 +134,12 @@ func readContainer(s state) (c container, optedIn bool, err error) {
 		return c, false, nil
 	}
 	c.name, c.limitBytes = pod.DisplayName(), limitBytes
-	c.policy, optedIn, err = policy.Parse(pod.AnnotationsFor(annotations), limitBytes)
+	all := maps.Clone(defaults)
+	if all == nil {
+		all = map[string]string{}
+	}
+	maps.Copy(all, pod.AnnotationsFor(annotations))
+	c.policy, optedIn, err = policy.Parse(all, limitBytes)
 	return c, optedIn, err
 }
 

@@ -191,7 +191,7 @@ func FuzzTheStateNeverPanics(f *testing.F) {
 		s, err := readState(strings.NewReader(text))
 		if err == nil {
 			s.Bundle = "" // nothing of the machine is read
-			_, _, _ = readContainer(s)
+			_, _, _ = readContainer(s, nil)
 		}
 	})
 }

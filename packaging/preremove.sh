@@ -13,7 +13,7 @@ if [ "${managed:-0}" -gt 0 ]; then
 	echo "farpage: $managed processes are managed (farpage ps): end their containers first" >&2
 	exit 1
 fi
-for engine in docker containerd podman crio; do
+for engine in docker containerd podman crio cdi; do
 	farpage uninstall "$engine" || echo "farpage: $engine: its configuration still names farpage" >&2
 done
 if [ -d /run/systemd/system ]; then

@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// engine is one that farpage installs itself in.
+// engine is what farpage installs itself in.
 type engine struct {
 	name, what  string
 	add, remove func(install.Host, *installFlags) (install.Plan, error)
@@ -32,6 +32,7 @@ var engines = []engine{
 	{"containerd", "containerd: the runtime `farpage` in /etc/containerd/config.toml", plain(install.Containerd), plain(install.RemoveContainerd)},
 	{"podman", "podman and Buildah: hooks in /usr/share/containers/oci/hooks.d", plain(install.Podman), plain(install.RemovePodman)},
 	{"crio", "CRI-O: a hook in /usr/share/containers/oci/hooks.d", plain(install.CRIO), plain(install.RemoveCRIO)},
+	{"cdi", "devices farpage.io/local=SIZE for engines with CDI, in /etc/cdi", plain(install.CDI), plain(install.RemoveCDI)},
 	{"systemd", "the agent as a service, with socket activation", plain(install.Systemd), plain(install.RemoveSystemd)},
 }
 

@@ -160,4 +160,4 @@ func (c Change) removeFolders() {
 }
 
 // madeFolders are those that no engine's package leaves empty.
-var madeFolders = []string{hooksDir, filepath.Dir(hooksDir), filepath.Dir(filepath.Dir(hooksDir))}
+var madeFolders = []string{hooksDir, filepath.Dir(hooksDir), filepath.Dir(filepath.Dir(hooksDir)), filepath.Dir(cdiFile)}

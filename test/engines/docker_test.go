@@ -28,11 +28,19 @@ type docker struct {
 // dockerSocket is where dockerd listens, seen from inside and from here.
 const dockerSocket = "/srv/test/docker.sock"
 
+// ownSettings are what daemon.json has said before.
+const ownSettings = "{\n    \"features\": { \"cdi\": true }\n}\n"
+
 func startDocker(t *testing.T, h *host) *docker {
 	t.Helper()
 	d := &docker{debian: h.unpackDebian(t)}
+	// A setting of the user's own: without it Docker 26 takes no CDI devices.
+	if err := os.WriteFile(d.root+"/etc/docker/daemon.json", []byte(ownSettings), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	said := h.farpage("install", "docker", "--root", d.root, "--socket-dir", h.SocketDir())
-	contains(t, "install", said, "made /etc/docker/daemon.json", "systemctl reload docker")
+	contains(t, "install", said, "changed /etc/docker/daemon.json", "systemctl reload docker")
+	h.farpage("install", "cdi", "--root", d.root, "--socket-dir", h.SocketDir())
 	d.daemon = d.start(t, filepath.Join(t.TempDir(), "dockerd.log"), "dockerd", "--host", "unix://"+dockerSocket,
 		"--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=overlay2")
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
@@ -94,6 +102,7 @@ func TestDocker(t *testing.T) {
 		{"twenty at once", d.testMany},
 		{"without annotation", d.testPlain},
 		{"a static program", d.testStatic},
+		{"a device", d.testDevice},
 		{"as the default runtime", d.testDefault},
 		{"uninstalled", d.testUninstall},
 	} {
@@ -336,6 +345,18 @@ func (d *docker) testStatic(t *testing.T) {
 	d.expectEmpty(t)
 }
 
+// A CDI device does it without annotation and runtime, and gives way to an annotation.
+func (d *docker) testDevice(t *testing.T) {
+	out := d.must("run", "--rm", "--network", "none", "--device", "farpage.io/local=32Mi", "glibc", "sh", "-c", "threads8 64 && cat /etc/ld.so.preload")
+	contains(t, "docker run --device", out, "16384 pages right", "/dev/farpage/libfarpage.so")
+	d.must("run", "--detach", "--name", "device", "--network", "none", "--device", "farpage.io/local=32Mi", "--annotation", "io.farpage.local=16Mi", "glibc", "sleep", "600")
+	if s := d.stats(t, "device"); s.BudgetBytes != 16<<20 {
+		t.Errorf("the budget is %d bytes, the annotation says 16 MiB", s.BudgetBytes)
+	}
+	d.must("rm", "--force", "device")
+	d.expectEmpty(t)
+}
+
 // The annotation alone does it, after what `farpage install` says: a reload.
 func (d *docker) testDefault(t *testing.T) {
 	d.farpage("install", "docker", "--default", "--root", d.root, "--socket-dir", d.SocketDir())
@@ -357,10 +378,12 @@ func (d *docker) testUninstall(t *testing.T) {
 	if err := json.Unmarshal([]byte(d.must("info", "--format", "{{json .}}")), &info); err != nil || info.Runtimes["farpage"] == nil {
 		t.Errorf("dockerd's runtimes: %v (%v)", info.Runtimes, err)
 	}
-	if said := d.farpage("uninstall", "docker", "--root", d.root); !strings.Contains(said, "removed /etc/docker/daemon.json") {
-		t.Errorf("uninstall: %q", said)
+	contains(t, "uninstall", d.farpage("uninstall", "docker", "--root", d.root), "changed /etc/docker/daemon.json")
+	if left, err := os.ReadFile(d.root + "/etc/docker/daemon.json"); err != nil || string(left) != ownSettings {
+		t.Errorf("daemon.json is %q (%v), it was %q", left, err, ownSettings)
 	}
-	if _, err := os.Stat(d.root + "/etc/docker/daemon.json"); err == nil {
-		t.Error("daemon.json is left")
+	contains(t, "uninstall", d.farpage("uninstall", "cdi", "--root", d.root), "removed /etc/cdi/farpage.json")
+	if _, err := os.Stat(d.root + "/etc/cdi"); err == nil {
+		t.Error("/etc/cdi is left")
 	}
 }

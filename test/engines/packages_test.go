@@ -124,6 +124,7 @@ func TestDebianPackageIsInstalledUpgradedAndPurgedWithoutATrace(t *testing.T) {
 	for engine, file := range map[string]string{
 		"docker": "/etc/docker/daemon.json", "containerd": "/etc/containerd/config.toml",
 		"podman": "/usr/share/containers/oci/hooks.d/farpage.json", "crio": "/usr/share/containers/oci/hooks.d/farpage-crio.json",
+		"cdi": "/etc/cdi/farpage.json",
 	} {
 		contains(t, engine, d.must("farpage", "install", engine), file)
 	}
