@@ -20,3 +20,6 @@ func (e *Engine) Hold(unsettled bool) (release func()) {
 	<-began
 	return func() { close(end) }
 }
+
+// Settled asks a held engine whether it would register what its first process maps.
+func (e *Engine) Settled() bool { return e.settledNow(e.live[0]) }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/farpage/farpage/handler/engine"
 	"github.com/farpage/farpage/handler/target"
@@ -231,6 +232,39 @@ func TestNothingIsRegisteredBetweenEventsThatWereReadAndWhatTheyDo(t *testing.T)
 			}
 		}()
 		c.within("the mapping is registered", func() bool { return g.watched(region) })
+	}
+}
+
+// Also an event that nobody has read yet is one.
+func TestNothingIsRegisteredWhileAnEventIsUnderWay(t *testing.T) {
+	c := newContainer(t, memory(t))
+	g := c.interpreter()
+	g.does("map 64")
+	g.does("write 0 64 1")
+	c.within("the mapping is registered", func() bool { return g.watched(region) })
+	release := c.engine.Hold(false)
+	if !c.engine.Settled() {
+		t.Error("nothing happens, and it is not settled")
+	}
+	g.send("move 64 1")
+	c.waitsIn("userfaultfd_event_wait", g)
+	if c.engine.Settled() {
+		t.Error("an mremap waits for its event to be read, and it is settled")
+	}
+	release()
+	if s := g.reply(); s != "ok" {
+		t.Errorf("the guest says %q", s)
+	}
+	g.right("read 0 64 1")
+}
+
+// waitsIn waits until a thread of a guest sleeps in a function of the kernel.
+func (c *container) waitsIn(function string, g *guest) {
+	c.t.Helper()
+	for deadline := time.Now().Add(patience); !strings.Contains(g.state(), function); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			c.t.Fatalf("no thread of the guest is in %s:\n%s", function, g.state())
+		}
 	}
 }
 

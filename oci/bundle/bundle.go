@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/farpage/farpage/oci/internal/replace"
 )
 
 // MaxBytes bounds what is read. The largest configurations seen have 1 MiB.
@@ -64,36 +66,13 @@ func (d Document) Encode() ([]byte, error) {
 	return text.Bytes(), err
 }
 
-// Write puts a document in place of the file at path, which keeps its mode and owner.
-// A reader sees the old or the new one, whole.
+// Write puts a document in place of the file at path.
 func (d Document) Write(path string) error {
 	text, err := d.Encode()
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	was, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".farpage-")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Chmod(was.Mode().Perm())
-	}
-	if err == nil {
-		err = chownAs(f, was)
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	return replace.File(path, text)
 }
 
 // Annotations returns those of the configuration that are text, as all are.

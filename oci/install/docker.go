@@ -52,7 +52,7 @@ func RemoveDocker(h Host) (Plan, error) {
 	if err != nil || len(bytes.TrimSpace(old)) == 0 {
 		return plan, err
 	}
-	text, err := dropIn(old, "runtimes", runtimeName)
+	text, err := removeIn(old, "runtimes", runtimeName)
 	if err == nil {
 		text, err = dropDefault(text)
 	}
@@ -75,10 +75,7 @@ func dockerPlan() Plan {
 
 // setIn makes outer.key of a JSON text the value, outer an object that may be missing.
 func setIn(text []byte, outer, key, value string) ([]byte, error) {
-	if err := valid(text); err != nil {
-		return nil, err
-	}
-	top, err := objectAt(text, 0)
+	top, err := topOf(text)
 	if err != nil {
 		return nil, err
 	}
@@ -105,12 +102,9 @@ func reindent(value string) string {
 	return string(bytes.ReplaceAll([]byte(value), []byte("\n"), []byte("\n"+unit)))
 }
 
-// dropIn takes outer.key out of a JSON text, and outer with the last one in it.
-func dropIn(text []byte, outer, key string) ([]byte, error) {
-	if err := valid(text); err != nil {
-		return nil, err
-	}
-	top, err := objectAt(text, 0)
+// removeIn takes outer.key out of a JSON text, and outer with the last one in it.
+func removeIn(text []byte, outer, key string) ([]byte, error) {
+	top, err := topOf(text)
 	if err != nil {
 		return nil, err
 	}
@@ -128,18 +122,23 @@ func dropIn(text []byte, outer, key string) ([]byte, error) {
 	if len(in.members) > 1 {
 		return cut(text, in, key), nil
 	}
-	text = cut(text, top, outer)
+	return cutTop(text, top, outer), nil
+}
+
+// cutTop takes a member out of the whole; the braces of an empty one stand in two lines.
+func cutTop(text []byte, top object, key string) []byte {
+	text = cut(text, top, key)
 	if len(top.members) == 1 {
-		return splice(text, top.open+1, top.open+1, "\n"), nil
+		return splice(text, top.open+1, top.open+1, "\n")
 	}
-	return text, nil
+	return text
 }
 
 const defaultRuntime = "default-runtime"
 
 // setDefault makes farpage's runtime the default, unless another one is.
 func setDefault(text []byte) ([]byte, error) {
-	top, err := objectAt(text, 0)
+	top, err := topOf(text)
 	if err != nil {
 		return nil, err
 	}
@@ -155,18 +154,22 @@ func setDefault(text []byte) ([]byte, error) {
 
 // dropDefault takes the default out if it is farpage's.
 func dropDefault(text []byte) ([]byte, error) {
-	top, err := objectAt(text, 0)
+	top, err := topOf(text)
 	if err != nil {
 		return nil, err
 	}
 	if m, there := top.find(defaultRuntime); !there || string(text[m.value:m.end]) != quote(runtimeName) {
 		return text, nil
 	}
-	cutOut := cut(text, top, defaultRuntime)
-	if len(top.members) == 1 {
-		return splice(cutOut, top.open+1, top.open+1, "\n"), nil
+	return cutTop(text, top, defaultRuntime), nil
+}
+
+// topOf reads the object that a whole text is.
+func topOf(text []byte) (object, error) {
+	if err := valid(text); err != nil {
+		return object{}, err
 	}
-	return cutOut, nil
+	return objectAt(text, 0)
 }
 
 // valid refuses what is no JSON, with the line of the first error.

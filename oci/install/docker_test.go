@@ -209,7 +209,7 @@ func TestAnyConfigurationComesBack(t *testing.T) {
 		if got := fmt.Sprint(lookUp(read, "runtimes", "farpage", "path")); got != "/x" {
 			rt.Fatalf("%s\nbecame\n%s", before, after)
 		}
-		back, err := dropIn(after, "runtimes", "farpage")
+		back, err := removeIn(after, "runtimes", "farpage")
 		if err != nil || string(back) != string(before) && len(content) > 0 {
 			rt.Fatalf("%s\nbecame\n%s\nand then %v\n%s", before, after, err, back)
 		}

@@ -14,6 +14,7 @@ import (
 	"slices"
 
 	"github.com/aymanbagabas/go-udiff"
+	"github.com/farpage/farpage/oci/internal/replace"
 )
 
 // Host is the system that is changed.
@@ -112,42 +113,10 @@ func (c Change) apply() error {
 		c.removeFolders()
 		return nil
 	}
-	return c.write()
-}
-
-// write puts the new content in place, with the mode that the file had. A file that is a
-// symbolic link stays one.
-func (c Change) write() error {
-	mode := fs.FileMode(0o644)
-	at := c.at
-	if target, err := filepath.EvalSymlinks(at); err == nil {
-		at = target
-		if was, err := os.Stat(at); err == nil {
-			mode = was.Mode().Perm()
-		}
-	}
-	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(c.at), 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(at), "."+filepath.Base(at)+".farpage-")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(c.New)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), at)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	return replace.File(c.at, c.New)
 }
 
 // removeFolders removes the folders that were made for a drop-in, if nothing else is in

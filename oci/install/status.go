@@ -3,7 +3,6 @@ package install
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -144,12 +143,4 @@ func systemdStatus(h Host) Status {
 		s.Detail = "not running"
 	}
 	return s
-}
-
-// String is one line for people.
-func (s Status) String() string {
-	if s.Fix == "" {
-		return s.Detail
-	}
-	return fmt.Sprintf("%s -> %s", s.Detail, s.Fix)
 }

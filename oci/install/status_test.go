@@ -59,7 +59,7 @@ func TestEachEngineIsKnownBeforeAndAfterItsInstallation(t *testing.T) {
 func TestWhatIsInTheWayIsSaid(t *testing.T) {
 	h := Host{Root: t.TempDir(), Bin: "/usr/bin"}
 	program(t, h, "dockerd", "Docker version 20.10.24+dfsg1, build 297e128")
-	if s := statusOf(t, h, "Docker"); s.OK || !strings.Contains(s.String(), "since 25 -> install Docker 25 or newer") {
+	if s := statusOf(t, h, "Docker"); s.OK || !strings.Contains(s.Detail, "is there since 25") || !strings.HasPrefix(s.Fix, "install Docker 25 or newer") {
 		t.Errorf("%+v", s)
 	}
 	program(t, h, "dockerd", "Docker version 27.0.1, build x")

@@ -167,7 +167,7 @@ func (c *call) process() error {
 	if err != nil {
 		return err
 	}
-	if !preloads(config.Process()) {
+	if _, without := bundle.Preload(config.Process().Environment(), policy.Library); without {
 		return nil
 	}
 	process, err := bundle.Read(path)
@@ -178,16 +178,6 @@ func (c *call) process() error {
 		return nil
 	}
 	return process.Write(path)
-}
-
-// preloads says whether a process has the library in its environment.
-func preloads(process bundle.Document) bool {
-	for _, variable := range process.Environment() {
-		if value, found := strings.CutPrefix(variable, "LD_PRELOAD="); found && strings.Contains(value, policy.Library) {
-			return true
-		}
-	}
-	return false
 }
 
 // stateMax is how long a runtime may take to say where a bundle is.

@@ -5,6 +5,7 @@ package engines
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -95,8 +96,11 @@ func startHost(t *testing.T, before ...string) *host {
 func newGroup(t *testing.T) *group.Group {
 	t.Helper()
 	g, err := group.New()
-	if err != nil {
+	if errors.Is(err, group.ErrNoCgroup) {
 		need.Skip(t, err.Error())
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		if err := g.Close(); err != nil {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/farpage/farpage/internal/need"
+	"github.com/farpage/farpage/test/container"
 )
 
 // packagesOf makes the packages of a version, in a folder of the tests' own.
@@ -163,4 +164,32 @@ func TestRPMHoldsTheSame(t *testing.T) {
 		t.Fatalf("rpm: %v\n%s", err, out)
 	}
 	contains(t, "rpm", string(out), append(installed, "preuninstall scriptlet", "postinstall scriptlet")...)
+}
+
+// Without an agent the pages of what is managed could not come back.
+func TestRemovalIsRefusedWhileProcessesAreManaged(t *testing.T) {
+	h := startHost(t)
+	c, err := container.Start(t.Context(), container.Config{
+		Args: []string{"/bin/sleep", "600"}, Programs: []string{"/bin/sleep"},
+		Annotations: map[string]string{"io.farpage.local": "32Mi"}, Prestart: container.Hook(h.bin, h.SocketDir()), Dir: t.TempDir(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.alone(t, c.ID())
+	// The script asks the agent of the host; here that is this one. It must do no more.
+	bin := t.TempDir()
+	stub := "#!/bin/sh\n[ \"$1\" = ps ] || exit 99\nexec " + h.bin + "/farpage \"$@\" --socket-dir " + h.SocketDir() + "\n"
+	if err := os.WriteFile(filepath.Join(bin, "farpage"), []byte(stub), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "../../packaging/preremove.sh", "remove")
+	cmd.Env = []string{"PATH=" + bin + ":/usr/bin:/bin"}
+	out, err := cmd.CombinedOutput()
+	if want := "farpage: 1 processes are managed (farpage ps): end their containers first\n"; err == nil || string(out) != want {
+		t.Errorf("%v, %q, want %q", err, out, want)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
 }
