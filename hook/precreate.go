@@ -1,6 +1,7 @@
 package hook
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 
@@ -23,7 +24,8 @@ func Precreate(stdin io.Reader, stdout, stderr io.Writer) int {
 	if err != nil {
 		fmt.Fprintf(stderr, "farpage: the container's configuration: %v; it is passed on as it is\n", err)
 	}
-	if _, err := stdout.Write(text); err != nil {
+	// What is too large was not read to its end.
+	if _, err := io.Copy(stdout, io.MultiReader(bytes.NewReader(text), stdin)); err != nil {
 		fmt.Fprintf(stderr, "farpage: passing on the container's configuration: %v\n", err)
 		return 1
 	}
