@@ -2,12 +2,14 @@
 // JSON bodies over a unix socket, and the client that the commands and the OCI
 // hook use.
 //
-//	POST   /v1/containers             AddRequest -> AddReply
-//	GET    /v1/containers             -> []Container
-//	GET    /v1/containers/{id}        -> Container; id may be a unique prefix or a name
-//	POST   /v1/containers/{id}/evict  EvictRequest -> EvictReply
-//	POST   /v1/containers/{id}/set    SetRequest -> Container
-//	GET    /v1/agent                  -> Agent
+//	POST   /v1/containers               AddRequest -> AddReply
+//	GET    /v1/containers               -> []Container
+//	GET    /v1/containers/{id}          -> Container; id may be a unique prefix or a name
+//	POST   /v1/containers/{id}/prepare  PrepareRequest -> AddReply
+//	DELETE /v1/containers/{id}/prepare  gives up what was prepared and not added
+//	POST   /v1/containers/{id}/evict    EvictRequest -> EvictReply
+//	POST   /v1/containers/{id}/set      SetRequest -> Container
+//	GET    /v1/agent                    -> Agent
 //
 // Errors come as Error with a 4xx or 5xx status. Both sides say their Protocol, the
 // client in its request and the agent in its reply, also in one that refuses: who
@@ -16,6 +18,7 @@ package api
 
 import (
 	"strconv"
+	"time"
 
 	"github.com/farpage/farpage/oci/policy"
 )
@@ -52,7 +55,19 @@ type AddRequest struct {
 	// Unmanaged, when not empty, says why the container could not be set up
 	// (on-failure=open): it is listed with this reason and nothing is mounted.
 	Unmanaged string `json:"unmanaged,omitempty"`
+	// Prepared: its folder was made by a PrepareRequest and is mounted already.
+	Prepared bool `json:"prepared,omitempty"`
 }
+
+// PrepareRequest asks for the folder of a container that is being configured: it has no
+// process yet. AddRequest follows before the first one starts, within PreparedMax.
+type PrepareRequest struct {
+	Policy policy.Policy `json:"policy"`
+}
+
+// PreparedMax is how long a folder is kept that was prepared and whose container was not
+// added.
+const PreparedMax = time.Hour
 
 // AddReply tells where the container's folder is on the host: libfarpage.so, the
 // bell and the hand-off socket, to be mounted read-only at policy.MountPoint.

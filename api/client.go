@@ -71,6 +71,26 @@ func (c *Client) Add(ctx context.Context, request AddRequest) (AddReply, error) 
 	return reply, err
 }
 
+// Prepare asks for the folder of a container that is to be added later. id is its whole id.
+func (c *Client) Prepare(ctx context.Context, id string, request PrepareRequest) (AddReply, error) {
+	var reply AddReply
+	path, err := containerPath(id)
+	if err == nil {
+		err = c.call(ctx, http.MethodPost, path+"/prepare", request, &reply)
+	}
+	return reply, err
+}
+
+// GiveUp says that a container that was prepared does not come: its folder is removed. A
+// container that was added is not concerned.
+func (c *Client) GiveUp(ctx context.Context, id string) error {
+	path, err := containerPath(id)
+	if err == nil {
+		err = c.call(ctx, http.MethodDelete, path+"/prepare", nil, &struct{}{})
+	}
+	return err
+}
+
 // List returns all containers that the agent knows.
 func (c *Client) List(ctx context.Context) ([]Container, error) {
 	var containers []Container

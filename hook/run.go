@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/farpage/farpage/api"
+	"github.com/farpage/farpage/internal/proc"
 	"github.com/farpage/farpage/oci/policy"
 )
 
@@ -121,7 +122,7 @@ func readContainer(s state, defaults map[string]string) (c container, optedIn bo
 	var limitBytes int64
 	if spec, err := readConfig(s.Bundle); err != nil {
 		c.rootError = fmt.Errorf("the container's configuration cannot be read: %w", err)
-		limitBytes = cgroupLimit(s.Pid)
+		limitBytes = proc.MemoryLimit(s.Pid)
 	} else {
 		annotations = spec.Annotations
 		limitBytes = spec.memoryLimit()
@@ -156,7 +157,7 @@ func (c *container) setUp(ctx context.Context, agent *api.Client) error {
 		return fmt.Errorf("the runtime names no process of the container (pid %d): this hook is for the stages prestart and createRuntime", c.Pid)
 	}
 	var err error
-	if c.cgroup, err = memoryCgroup(c.Pid); err != nil {
+	if c.cgroup, err = proc.MemoryCgroup(c.Pid); err != nil {
 		return err
 	}
 	target, err := openTarget(c.Pid, c.rootPath)

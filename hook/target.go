@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/farpage/farpage/internal/proc"
 	"github.com/farpage/farpage/oci/policy"
 )
 
@@ -230,12 +231,12 @@ func mountedDevices() (map[uint64]bool, error) {
 	}
 	devices := make(map[uint64]bool)
 	for line := range strings.Lines(string(mountinfo)) {
-		m, ok := parseMount(line)
+		m, ok := proc.ParseMount(line)
 		if !ok {
 			continue
 		}
 		var major, minor uint32
-		if _, err := fmt.Sscanf(m.device, "%d:%d", &major, &minor); err == nil {
+		if _, err := fmt.Sscanf(m.Device, "%d:%d", &major, &minor); err == nil {
 			devices[unix.Mkdev(major, minor)] = true
 		}
 	}

@@ -6,7 +6,7 @@ set -e
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 	if systemctl is-enabled --quiet farpage.service 2>/dev/null; then
-		systemctl try-restart farpage.service
+		systemctl try-restart farpage.service farpage-nri.service
 	fi
 fi
 case $1 in

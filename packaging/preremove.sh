@@ -17,5 +17,6 @@ for engine in docker containerd podman crio cdi; do
 	farpage uninstall "$engine" || echo "farpage: $engine: its configuration still names farpage" >&2
 done
 if [ -d /run/systemd/system ]; then
-	systemctl disable --now farpage.socket farpage.service 2>/dev/null || true
+	systemctl disable --now farpage-nri.path farpage.socket farpage.service 2>/dev/null || true
+	systemctl stop farpage-nri.service 2>/dev/null || true
 fi

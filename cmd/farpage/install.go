@@ -29,7 +29,9 @@ var engines = []engine{
 	{"docker", "Docker: the runtime `farpage` in /etc/docker/daemon.json", func(h install.Host, f *installFlags) (install.Plan, error) {
 		return install.Docker(h, install.DockerOptions{Default: f.byDefault})
 	}, plain(install.RemoveDocker)},
-	{"containerd", "containerd: the runtime `farpage` in /etc/containerd/config.toml", plain(install.Containerd), plain(install.RemoveContainerd)},
+	{"containerd", "containerd: the runtime `farpage` in /etc/containerd/config.toml", func(h install.Host, f *installFlags) (install.Plan, error) {
+		return install.Containerd(h, install.ContainerdOptions{NRI: f.nri})
+	}, plain(install.RemoveContainerd)},
 	{"podman", "podman and Buildah: hooks in /usr/share/containers/oci/hooks.d", plain(install.Podman), plain(install.RemovePodman)},
 	{"crio", "CRI-O: a hook in /usr/share/containers/oci/hooks.d", plain(install.CRIO), plain(install.RemoveCRIO)},
 	{"cdi", "devices farpage.io/local=SIZE for engines with CDI, in /etc/cdi", plain(install.CDI), plain(install.RemoveCDI)},
@@ -37,8 +39,8 @@ var engines = []engine{
 }
 
 type installFlags struct {
-	dryRun, restart, byDefault bool
-	root, socketDir            string
+	dryRun, restart, byDefault, nri bool
+	root, socketDir                 string
 }
 
 func installCommand() *cobra.Command {
@@ -63,12 +65,16 @@ Edits as little as it can and nothing that is there already; restarts nothing un
 			if f.byDefault && e.name != "docker" {
 				return fmt.Errorf("--default is for docker: %s takes annotated containers by itself", e.name)
 			}
+			if f.nri && e.name != "containerd" {
+				return fmt.Errorf("--nri is for containerd: %s has it or needs none", e.name)
+			}
 			return f.run(c.Context(), e.add, "is installed already")
 		},
 	}
 	f.add(c)
 	c.Flags().StringVar(&f.socketDir, "socket-dir", "", "folder of the agent's sockets, where it is not "+api.DefaultSocketDir)
 	c.Flags().BoolVar(&f.byDefault, "default", false, "docker: make it the runtime of containers that name none")
+	c.Flags().BoolVar(&f.nri, "nri", false, "containerd: switch NRI on too, for farpage-nri and pods of any RuntimeClass")
 	return c
 }
 

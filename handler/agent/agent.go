@@ -17,13 +17,11 @@ import (
 	"github.com/farpage/farpage/api"
 	"github.com/farpage/farpage/handler/config"
 	"github.com/farpage/farpage/handler/engine"
-	"github.com/farpage/farpage/handler/handoff"
 	"github.com/farpage/farpage/handler/keeper"
 	"github.com/farpage/farpage/handler/state"
 	"github.com/farpage/farpage/handler/target"
 	"github.com/farpage/farpage/handler/uffd"
 	"github.com/farpage/farpage/oci/policy"
-	"github.com/farpage/farpage/shim/lib"
 	"github.com/farpage/farpage/store"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -366,18 +364,33 @@ func (a *Agent) containerDir(id string) string {
 	return filepath.Join(a.opts.Config.SocketDir, "c", id)
 }
 
-// giveUp takes back a container that was taken in and could not be set up after
-// all: no process of it has started yet. Preconditions: a.mu is held.
-func (a *Agent) giveUp(c *container) {
+// giveUp takes back a container that was taken in and could not be set up after all. One
+// that has processes stays: they could not go on without their far pages. Preconditions:
+// a.mu is held.
+func (a *Agent) giveUp(c *container) error {
 	if c.engine == nil {
-		return
+		return nil
+	}
+	if s, err := engine.Ask(c.engine, c.engine.Stats); err != nil || s.Processes.Managed > 0 {
+		return fmt.Errorf("container %s: %w, and managed", c.req.ID, errExists)
 	}
 	delete(a.containers, c.req.ID) // before its engine ends: nobody else closes it
 	if err := c.engine.Abandon(); err != nil {
 		a.log.Errorf("container %s: %v; what it has stays until the agent ends", c.req.ID, err)
-		return
+		return nil
 	}
 	a.discard(c)
+	return nil
+}
+
+// forgetUnmanaged forgets the unmanaged containers that have ended. Preconditions: a.mu is
+// held.
+func (a *Agent) forgetUnmanaged() {
+	for id, c := range a.containers {
+		if c.engine == nil && target.StartTime(c.req.Pid) != c.start {
+			delete(a.containers, id)
+		}
+	}
 }
 
 // ErrPolicy says that a policy asks for what the operator does not allow: the
@@ -387,21 +400,36 @@ var ErrPolicy = errors.New("policy refused")
 // errExists says that a container of this id is there already.
 var errExists = errors.New("a container of this id is there already")
 
+// checkID refuses an id that cannot be the name of a container's folder.
+func checkID(id string) error {
+	if id == "" || strings.ContainsAny(id, "/\x00") || strings.HasPrefix(id, ".") || len(id) > 128 {
+		return fmt.Errorf("container id %q is not usable as a file name", id)
+	}
+	return nil
+}
+
 // Add takes in a container that is about to start.
 func (a *Agent) Add(req api.AddRequest) (api.AddReply, error) {
-	if req.ID == "" || strings.ContainsAny(req.ID, "/\x00") || strings.HasPrefix(req.ID, ".") || len(req.ID) > 128 {
-		return api.AddReply{}, fmt.Errorf("container id %q is not usable as a file name", req.ID)
+	if err := checkID(req.ID); err != nil {
+		return api.AddReply{}, err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c := &container{req: req, start: target.StartTime(req.Pid)}
+	if c.start == 0 {
+		return api.AddReply{}, fmt.Errorf("container %s: its process %d has ended", req.ID, req.Pid)
+	}
+	a.forgetUnmanaged()
 	if old := a.containers[req.ID]; old != nil {
-		if same := old.req.Pid == req.Pid && old.start == c.start; same && req.Unmanaged != "" {
-			a.giveUp(old)
-		} else if same && old.engine != nil {
-			return api.AddReply{Dir: a.containerDir(req.ID)}, nil // its hook runs in two stages
-		} else if old.engine != nil || target.StartTime(old.req.Pid) == old.start && old.start != 0 {
+		switch {
+		case old.req.Pid != req.Pid || old.start != c.start:
 			return api.AddReply{}, fmt.Errorf("container %s: %w", req.ID, errExists)
+		case req.Unmanaged != "":
+			if err := a.giveUp(old); err != nil {
+				return api.AddReply{}, err
+			}
+		case old.engine != nil:
+			return api.AddReply{Dir: a.containerDir(req.ID)}, nil // its hook runs in two stages
 		}
 	}
 	if req.Unmanaged != "" {
@@ -409,21 +437,16 @@ func (a *Agent) Add(req api.AddRequest) (api.AddReply, error) {
 		a.containers[req.ID] = c
 		return api.AddReply{}, nil
 	}
-	if req.Policy.LocalBytes <= 0 {
-		return api.AddReply{}, errors.New("the policy has no local budget")
-	}
-	p, err := a.opts.Config.Apply(req.Policy)
-	if err != nil {
-		return api.AddReply{}, fmt.Errorf("%w: %w", ErrPolicy, err)
-	}
-	req.Policy, c.req.Policy = p, p
-	url := a.opts.Config.Stores[p.Store]
-	st, err := a.storeAt(url)
+	p, url, st, err := a.allow(req.Policy)
 	if err != nil {
 		return api.AddReply{}, err
 	}
+	req.Policy, c.req.Policy = p, p
 	dir := a.containerDir(req.ID)
-	if err := a.makeDir(dir, req); err != nil {
+	if _, err := os.Stat(dir); err != nil && req.Prepared {
+		return api.AddReply{}, fmt.Errorf("the folder that was prepared for it is gone (%w): it was not started within %v", err, api.PreparedMax)
+	}
+	if err := a.makeDir(dir, p); err != nil {
 		_ = os.RemoveAll(dir)
 		return api.AddReply{}, err
 	}
@@ -447,32 +470,18 @@ func (a *Agent) Add(req api.AddRequest) (api.AddReply, error) {
 	return api.AddReply{Dir: dir}, nil
 }
 
-// makeDir fills a container's folder: the shim and the bell.
-func (a *Agent) makeDir(dir string, req api.AddRequest) error {
-	_ = os.RemoveAll(dir) // of an agent that died without a keeper
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("make the container's folder: %w", err)
+// allow checks a policy against what the operator allows, completes it, and opens its
+// store. Preconditions: a.mu is held.
+func (a *Agent) allow(asked policy.Policy) (p policy.Policy, url string, st store.Store, err error) {
+	if asked.LocalBytes <= 0 {
+		return p, "", nil, errors.New("the policy has no local budget")
 	}
-	inside := policy.MountPoint
-	if a.opts.Private {
-		inside = dir
+	if p, err = a.opts.Config.Apply(asked); err != nil {
+		return p, "", nil, fmt.Errorf("%w: %w", ErrPolicy, err)
 	}
-	library, err := lib.Library(inside)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "libfarpage.so"), library, 0o755); err != nil {
-		return fmt.Errorf("write the shim: %w", err)
-	}
-	bell := make([]byte, 4096)
-	bell[0] = handoff.BellRung
-	if req.Policy.OnFailure == policy.OnFailureClosed {
-		bell[0] = handoff.BellRungWait
-	}
-	if err := os.WriteFile(filepath.Join(dir, "bell"), bell, 0o644); err != nil {
-		return fmt.Errorf("write the bell: %w", err)
-	}
-	return nil
+	url = a.opts.Config.Stores[p.Store]
+	st, err = a.storeAt(url)
+	return p, url, st, err
 }
 
 // find finds a container by id, unique prefix of it, or name.

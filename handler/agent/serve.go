@@ -47,6 +47,17 @@ func (a *Agent) Serve(l net.Listener) *http.Server {
 		c, err := a.Get(r.PathValue("id"))
 		answer(w, c, err)
 	})
+	mux.HandleFunc("POST /v1/containers/{id}/prepare", func(w http.ResponseWriter, r *http.Request) {
+		var req api.PrepareRequest
+		if !decode(w, r, &req) {
+			return
+		}
+		reply, err := a.Prepare(r.PathValue("id"), req)
+		answer(w, reply, err)
+	})
+	mux.HandleFunc("DELETE /v1/containers/{id}/prepare", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, struct{}{}, a.GiveUp(r.PathValue("id")))
+	})
 	mux.HandleFunc("POST /v1/containers/{id}/evict", func(w http.ResponseWriter, r *http.Request) {
 		var req api.EvictRequest
 		if !decode(w, r, &req) {

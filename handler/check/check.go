@@ -78,7 +78,7 @@ const (
 func (h Host) Run() []Result {
 	all := []Result{
 		h.root(), h.arch(), h.kernel(), h.device(), h.features(), h.pagemapScan(), h.takeOver(), h.cgroup(),
-		h.userNamespace(), h.sandbox(), h.selinux(), h.perf(), h.priority(), h.maps(),
+		h.userNamespace(), h.sandbox(), h.selinux(), h.appArmor(), h.perf(), h.priority(), h.maps(),
 	}
 	for i := range all {
 		if all[i].OK {
@@ -232,6 +232,25 @@ func (h Host) selinux() Result {
 	if h.read("sys/fs/selinux/enforce") == "1" {
 		r.OK, r.Detail = false, "enforcing"
 		r.Fix = "container_t may not create a userfaultfd: a policy module is needed, which farpage does not have yet; without one run containers with --security-opt label=disable"
+	}
+	return r
+}
+
+// appArmor looks at what confines this program. What confines a container does not matter:
+// who is unconfined may look into everybody (security/apparmor/ipc.c, profile_tracee_perm).
+func (h Host) appArmor() Result {
+	r := Result{Name: "AppArmor", OK: true, Detail: "not enabled"}
+	if h.read("sys/module/apparmor/parameters/enabled") != "Y" {
+		return r
+	}
+	profile := h.read("proc/self/attr/apparmor/current")
+	if profile == "" {
+		profile = h.read("proc/self/attr/current")
+	}
+	r.Detail = "enabled, this program is " + profile
+	if profile != "" && profile != "unconfined" && !strings.HasSuffix(profile, "(complain)") {
+		r.OK, r.Detail = false, "the profile "+profile+" confines this program"
+		r.Fix = "run the agent unconfined: without AppArmorProfile= in its unit"
 	}
 	return r
 }

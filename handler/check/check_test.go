@@ -165,6 +165,14 @@ var lacking = []struct {
 		fix: "container_t may not create a userfaultfd: a policy module is needed, which farpage does not have yet; without one run containers with --security-opt label=disable",
 	},
 	{
+		name: "AppArmor", host: func(t *testing.T, h Host) Host {
+			t.Helper()
+			return h.with(t, "sys/module/apparmor/parameters/enabled", "Y\n").with(t, "proc/self/attr/apparmor/current", "farpage (enforce)\n")
+		},
+		result: "AppArmor", detail: "the profile farpage (enforce) confines this program", usable: true, alone: true,
+		fix: "run the agent unconfined: without AppArmorProfile= in its unit",
+	},
+	{
 		name: "no perf", host: func(_ *testing.T, h Host) Host { h.WatchMmaps = refused; return h }, usable: true, alone: true,
 		result: "mapping events", detail: "operation not permitted",
 		fix: "perf_event_open is refused: budgets are kept less exactly; give the agent CAP_PERFMON (under systemd it is in @debug)",
@@ -243,6 +251,15 @@ func TestAgentIsRefusedWhereSomethingIsMissingThatItNeeds(t *testing.T) {
 		}
 		if err := host.Refusal(false); c.alone && err != nil || !c.alone && (err == nil || err.Error() != says) {
 			t.Errorf("%s, for a command: %v, want %s", c.name, err, says)
+		}
+	}
+}
+
+func TestAppArmorIsInNobodysWayWhoIsUnconfined(t *testing.T) {
+	for _, profile := range []string{"unconfined", "x (complain)"} {
+		h := good(t).with(t, "sys/module/apparmor/parameters/enabled", "Y").with(t, "proc/self/attr/current", profile)
+		if r := h.appArmor(); !r.OK || r.Detail != "enabled, this program is "+profile {
+			t.Errorf("%+v", r)
 		}
 	}
 }

@@ -48,8 +48,17 @@ func lookUp(tables map[string]any, keys ...string) any {
 	return at
 }
 
+// nriPlugin is the plugin that listens for plugins like farpage-nri. containerd 1.7 has it
+// disabled unless the file says otherwise.
+const nriPlugin = "io.containerd.nri.v1.nri"
+
+// ContainerdOptions are what a user may want beside the runtime.
+type ContainerdOptions struct {
+	NRI bool // switch NRI on, for farpage-nri
+}
+
 // Containerd adds the runtime `farpage` to containerd's CRI plugin.
-func Containerd(h Host) (Plan, error) {
+func Containerd(h Host, o ContainerdOptions) (Plan, error) {
 	plan := containerdPlan()
 	if h.SocketDir != "" {
 		return plan, fmt.Errorf("containerd calls a runtime without options of its own, which --socket-dir %s would be: give the agent its default folder, or make BinaryName a script", h.SocketDir)
@@ -84,6 +93,14 @@ func Containerd(h Host) (Plan, error) {
 		}
 	}
 	added := s.block(h.Bin)
+	nri := lookUp(s.Plugins, nriPlugin)
+	switch {
+	case o.NRI && nri != nil && lookUp(s.Plugins, nriPlugin, "disable") != false:
+		return plan, fmt.Errorf("%s has a table for the plugin %s: write disable = false into it", containerdConfig, nriPlugin)
+	case nri == nil && (o.NRI || bytes.Contains(old, []byte(nriPlugin))): // asked for now, or before
+		added = fmt.Appendf(added, "[plugins.%q]\n  disable = false\n", nriPlugin)
+	}
+	added = append(added, endMark...)
 	content := append(bytes.Clone(rest), added...)
 	var check containerdSettings
 	if err := toml.Unmarshal(content, &check); err != nil {
@@ -121,7 +138,7 @@ func containerdPlan() Plan {
 // containerdRuntime is the runtime that containerd has by itself.
 const containerdRuntime = "runc"
 
-// block is the table that is added. A file that names a runtime has containerd forget the
+// block is the table that is added, without its end. A file that names a runtime has containerd forget the
 // one that it would have by itself, which is added too then.
 func (s containerdSettings) block(bin string) []byte {
 	runtime := func(keys ...string) any {
@@ -138,7 +155,6 @@ func (s containerdSettings) block(bin string) []byte {
 	if runtime() == nil {
 		fmt.Fprintf(&b, "[%s]\n  runtime_type = \"io.containerd.runc.v2\"\n", runtimes+containerdRuntime)
 	}
-	b.WriteString(endMark)
 	return []byte(b.String())
 }
 

@@ -33,7 +33,7 @@ func TestContainerdsConfigurationGetsTheRuntimeAndLosesItWithoutATrace(t *testin
 			content = []byte(c.before)
 		}
 		h := hostWith(t, containerdConfig, content)
-		plan, err := Containerd(h)
+		plan, err := Containerd(h, ContainerdOptions{})
 		apply(t, plan, err)
 		got := mustRead(t, h, containerdConfig)
 		if c.before != "(none)" && !strings.HasPrefix(got, c.before) {
@@ -53,7 +53,7 @@ func TestContainerdsConfigurationGetsTheRuntimeAndLosesItWithoutATrace(t *testin
 		if runc := lookUp(read, "plugins", c.plugin, "containerd", "runtimes", "runc", "runtime_type"); runc != "io.containerd.runc.v2" {
 			t.Errorf("%s: runc's runtime_type is %v", c.name, runc)
 		}
-		if again, err := Containerd(h); err != nil || len(again.Changes) > 0 {
+		if again, err := Containerd(h, ContainerdOptions{}); err != nil || len(again.Changes) > 0 {
 			t.Errorf("%s: the second time: %v\n%s", c.name, err, again.Diff())
 		}
 		plan, err = RemoveContainerd(h)
@@ -75,7 +75,7 @@ func TestAContainerdThatCannotBeAddedToIsNotTouched(t *testing.T) {
 		"version = 2\n" + beginMark: "take out by hand",
 	} {
 		h := hostWith(t, containerdConfig, []byte(before))
-		_, err := Containerd(h)
+		_, err := Containerd(h, ContainerdOptions{})
 		if want == "" {
 			if err != nil {
 				t.Errorf("%q: %v", before, err)
@@ -87,7 +87,43 @@ func TestAContainerdThatCannotBeAddedToIsNotTouched(t *testing.T) {
 		}
 	}
 	h := hostWith(t, containerdConfig, []byte("version = 2\ndisabled_plugins = [\"cri\"]\n"))
-	if plan, err := Containerd(h); err != nil || len(plan.Notes) != 1 || !strings.Contains(plan.Notes[0], "the CRI plugin is disabled") {
+	if plan, err := Containerd(h, ContainerdOptions{}); err != nil || len(plan.Notes) != 1 || !strings.Contains(plan.Notes[0], "the CRI plugin is disabled") {
 		t.Errorf("%v, %q", err, plan.Notes)
+	}
+}
+
+func TestNRIIsSwitchedOnWhereItIsAskedFor(t *testing.T) {
+	disabled := func(t *testing.T, h Host) any {
+		t.Helper()
+		var read map[string]any
+		if err := toml.Unmarshal([]byte(mustRead(t, h, containerdConfig)), &read); err != nil {
+			t.Fatal(err)
+		}
+		return lookUp(read, "plugins", nriPlugin, "disable")
+	}
+	for _, before := range []string{debianConfig, "version = 3\n"} {
+		h := hostWith(t, containerdConfig, []byte(before))
+		plan, err := Containerd(h, ContainerdOptions{})
+		apply(t, plan, err)
+		if d := disabled(t, h); d != nil {
+			t.Errorf("not asked for: disable is %v", d)
+		}
+		plan, err = Containerd(h, ContainerdOptions{NRI: true})
+		apply(t, plan, err)
+		if d := disabled(t, h); d != false {
+			t.Errorf("disable is %v", d)
+		}
+		if again, err := Containerd(h, ContainerdOptions{}); err != nil || len(again.Changes) > 0 {
+			t.Errorf("without asking again: %v\n%s", err, again.Diff())
+		}
+		plan, err = RemoveContainerd(h)
+		apply(t, plan, err)
+		if got := mustRead(t, h, containerdConfig); got != before {
+			t.Errorf("left: %s", got)
+		}
+	}
+	own := "version = 2\n[plugins.\"" + nriPlugin + "\"]\n  disable = true\n"
+	if _, err := Containerd(hostWith(t, containerdConfig, []byte(own)), ContainerdOptions{NRI: true}); err == nil || !strings.Contains(err.Error(), "write disable = false into it") {
+		t.Errorf("a table that is there: %v", err)
 	}
 }

@@ -114,7 +114,7 @@ func sandboxed(h Host) string {
 
 func containerdStatus(h Host) Status {
 	version := h.version("containerd")
-	plan, err := Containerd(h)
+	plan, err := Containerd(h, ContainerdOptions{})
 	s := status("containerd", version, "containerd", plan, err)
 	for _, note := range plan.Notes {
 		s.Detail += "; " + note

@@ -37,7 +37,7 @@ func TestEachEngineIsKnownBeforeAndAfterItsInstallation(t *testing.T) {
 		install                               func(Host) (Plan, error)
 	}{
 		{"Docker", "dockerd", "Docker version 26.1.5+dfsg1, build a72d7cd", "26.1.5+dfsg1", "docker", func(h Host) (Plan, error) { return Docker(h, DockerOptions{}) }},
-		{"containerd", "containerd", "containerd github.com/containerd/containerd/v2 v2.1.4 75cb", "2.1.4", "containerd", Containerd},
+		{"containerd", "containerd", "containerd github.com/containerd/containerd/v2 v2.1.4 75cb", "2.1.4", "containerd", func(h Host) (Plan, error) { return Containerd(h, ContainerdOptions{}) }},
 		{"podman", "podman", "podman version 5.4.2", "5.4.2", "podman", Podman},
 		{"CRI-O", "crio", "crio version 1.33.0\nVersion: 1.33.0", "1.33.0", "crio", CRIO},
 	} {

@@ -12,7 +12,14 @@ var (
 	serviceUnit []byte
 	//go:embed units/farpage.socket
 	socketUnit []byte
+	//go:embed units/farpage-nri.service
+	nriUnit []byte
+	//go:embed units/farpage-nri.path
+	nriPathUnit []byte
 )
+
+// enabledUnits are those that start at boot: the NRI plugin when there is an engine with NRI.
+const enabledUnits = "farpage.socket farpage.service farpage-nri.path"
 
 // packagedUnits is where a package puts units, unitsDir where an administrator does
 // (systemd.unit(5)).
@@ -23,17 +30,22 @@ const (
 
 // Units returns farpage's units by their names, for programs in bin.
 func Units(bin string) map[string][]byte {
-	return map[string][]byte{
-		"farpage.service": bytes.ReplaceAll(serviceUnit, []byte("@BIN@"), []byte(bin)),
-		"farpage.socket":  socketUnit,
+	units := map[string][]byte{
+		"farpage.service": serviceUnit, "farpage.socket": socketUnit,
+		"farpage-nri.service": nriUnit, "farpage-nri.path": nriPathUnit,
 	}
+	for name, text := range units {
+		units[name] = bytes.ReplaceAll(text, []byte("@BIN@"), []byte(bin))
+	}
+	return units
 }
 
 // Systemd adds the agent's units, where no package has.
 func Systemd(h Host) (Plan, error) {
+	const start = "systemctl daemon-reload && systemctl enable --now " + enabledUnits
 	plan := Plan{
-		Then:    "systemd reads the units anew, and the agent starts now and at each boot: systemctl daemon-reload && systemctl enable --now farpage.socket farpage.service",
-		Command: []string{"sh", "-c", "systemctl daemon-reload && systemctl enable --now farpage.socket farpage.service"},
+		Then:    "systemd reads the units anew, and the agent starts now and at each boot: " + start,
+		Command: []string{"sh", "-c", start},
 	}
 	files := map[string][]byte{}
 	for name, content := range Units(h.Bin) {
@@ -55,8 +67,6 @@ func RemoveSystemd(h Host) (Plan, error) {
 	for name := range Units(h.Bin) {
 		files[filepath.Join(unitsDir, name)] = nil
 	}
-	return removeDropIns(h, Plan{
-		Then:    "systemd forgets the units: systemctl disable --now farpage.socket farpage.service; systemctl daemon-reload",
-		Command: []string{"sh", "-c", "systemctl disable --now farpage.socket farpage.service; systemctl daemon-reload"},
-	}, files)
+	const end = "systemctl disable --now " + enabledUnits + "; systemctl stop farpage-nri.service; systemctl daemon-reload"
+	return removeDropIns(h, Plan{Then: "systemd forgets the units: " + end, Command: []string{"sh", "-c", end}}, files)
 }

@@ -20,11 +20,11 @@ var arrows = []arrow{
 	},
 	{folder: "oci/policy", why: "the hook and the agent share it, and it must stay small"},
 	{
-		folder: "oci", modules: true, ours: []string{"oci", "api"},
+		folder: "oci", modules: true, ours: []string{"oci", "api", "internal/proc"},
 		why: "engines are set up without the agent's engine room",
 	},
 	{
-		folder: "hook", modules: true, ours: []string{"hook", "oci/policy", "oci/bundle", "api"},
+		folder: "hook", modules: true, ours: []string{"hook", "oci/policy", "oci/bundle", "api", "internal/proc"},
 		why: "it runs at every container's start",
 	},
 	{folder: "api", ours: []string{"api", "oci/policy"}, why: "everybody who talks to the agent imports it"},

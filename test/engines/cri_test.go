@@ -18,14 +18,19 @@ import (
 // kubelet talks to containerd as a kubelet does.
 type kubelet struct {
 	*debian
-	runtime cri.RuntimeServiceClient
+	runtime    cri.RuntimeServiceClient
+	handler    string      // of the pods that are started: the RuntimeClass
+	supervisor *os.Process // its child is containerd, which it starts again
 }
 
-// criSocket is where containerd listens, seen from inside.
-const criSocket = "/srv/test/containerd.sock"
+// Where containerd listens, seen from inside: nriFolder is what its own one leads to.
+const (
+	criSocket = "/srv/test/containerd.sock"
+	nriFolder = "/srv/test/nri"
+)
 
 // startCRI starts the containerd of a Debian 13 with farpage's runtime and two images.
-func startCRI(t *testing.T, h *host) *kubelet {
+func startCRI(t *testing.T, h *host, installFlags ...string) *kubelet {
 	t.Helper()
 	d := h.unpackDebian(t)
 	// What this host needs, not farpage: no CAP_SYS_RESOURCE, no registry.
@@ -42,8 +47,9 @@ func startCRI(t *testing.T, h *host) *kubelet {
 	if err := os.WriteFile(d.root+config, []byte(changed), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	contains(t, "install", h.farpage("install", "containerd", "--root", d.root), "changed /etc/containerd/config.toml")
-	d.start(t, filepath.Join(t.TempDir(), "containerd.log"), "containerd", "--address", criSocket)
+	contains(t, "install", h.farpage(append([]string{"install", "containerd", "--root", d.root}, installFlags...)...), "changed /etc/containerd/config.toml")
+	supervisor := d.start(t, filepath.Join(t.TempDir(), "containerd.log"), "sh", "-c",
+		"mkdir "+nriFolder+" && ln -s "+nriFolder+" /run/nri && while :; do containerd --address "+criSocket+"; sleep 0.2; done")
 	ctr := func(args ...string) error {
 		out, err := d.chroot(append([]string{"ctr", "--address", criSocket, "--namespace", "k8s.io"}, args...)...).CombinedOutput()
 		if err != nil {
@@ -67,10 +73,19 @@ func startCRI(t *testing.T, h *host) *kubelet {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	k := &kubelet{d, cri.NewRuntimeServiceClient(conn)}
+	k := &kubelet{d, cri.NewRuntimeServiceClient(conn), "farpage", supervisor}
+	k.ready(t)
+	t.Cleanup(func() { k.expectEmpty(t) }) // after those of the pods
+	return k
+}
+
+// ready waits until containerd answers as Kubernetes needs it.
+func (k *kubelet) ready(t *testing.T) {
+	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		if _, err = k.runtime.Version(t.Context(), &cri.VersionRequest{}); err == nil {
-			return k
+		_, err := k.runtime.Version(t.Context(), &cri.VersionRequest{})
+		if err == nil {
+			return
 		}
 		if time.Now().After(deadline) {
 			t.Fatal(err)
@@ -93,7 +108,7 @@ func pauseImage(t *testing.T) string {
 	return root
 }
 
-// pod starts a pod of the RuntimeClass farpage.
+// pod starts a pod.
 func (k *kubelet) pod(t *testing.T, name string, annotations map[string]string) (string, *cri.PodSandboxConfig) {
 	t.Helper()
 	config := &cri.PodSandboxConfig{
@@ -104,7 +119,7 @@ func (k *kubelet) pod(t *testing.T, name string, annotations map[string]string) 
 			NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE},
 		}},
 	}
-	reply, err := k.runtime.RunPodSandbox(t.Context(), &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: "farpage"})
+	reply, err := k.runtime.RunPodSandbox(t.Context(), &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: k.handler})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,29 +132,34 @@ func (k *kubelet) pod(t *testing.T, name string, annotations map[string]string) 
 		if _, err := k.runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: reply.PodSandboxId}); err != nil {
 			t.Error(err)
 		}
-		k.expectEmpty(t)
 	})
 	return reply.PodSandboxId, config
 }
 
-// start starts a container of a pod that sleeps.
-func (k *kubelet) container(t *testing.T, pod string, config *cri.PodSandboxConfig, name, image string) (string, error) {
+// container starts a container of a pod that sleeps.
+func (k *kubelet) container(t *testing.T, pod string, config *cri.PodSandboxConfig, name, image string, environment ...*cri.KeyValue) (string, error) {
+	t.Helper()
+	id, err := k.create(t, pod, config, name, image, environment...)
+	if err != nil {
+		return "", err
+	}
+	_, err = k.runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: id})
+	return id, err
+}
+
+func (k *kubelet) create(t *testing.T, pod string, config *cri.PodSandboxConfig, name, image string, environment ...*cri.KeyValue) (string, error) {
 	t.Helper()
 	created, err := k.runtime.CreateContainer(t.Context(), &cri.CreateContainerRequest{
 		PodSandboxId: pod, SandboxConfig: config,
 		Config: &cri.ContainerConfig{
 			Metadata: &cri.ContainerMetadata{Name: name}, Image: &cri.ImageSpec{Image: "localhost/" + image + ":1"},
-			Command: []string{"/bin/sleep", "600"}, LogPath: name + ".log",
+			Command: []string{"/bin/sleep", "600"}, LogPath: name + ".log", Envs: environment,
 			Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
 				NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE},
 			}},
 		},
 	})
-	if err != nil {
-		return "", err
-	}
-	_, err = k.runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: created.ContainerId})
-	return created.ContainerId, err
+	return created.GetContainerId(), err
 }
 
 func (k *kubelet) exec(t *testing.T, id string, command ...string) string {

@@ -52,6 +52,7 @@ func packages(t *testing.T) string {
 var installed = []string{
 	"/usr/bin/farpage", "/usr/bin/farpage-hook", "/usr/bin/farpage-runtime",
 	"/usr/lib/systemd/system/farpage.service", "/usr/lib/systemd/system/farpage.socket",
+	"/usr/lib/systemd/system/farpage-nri.service", "/usr/lib/systemd/system/farpage-nri.path", "/usr/bin/farpage-nri",
 	"/usr/share/man/man1/farpage.1.gz", "/usr/share/man/man1/farpage-run.1.gz",
 	"/usr/share/bash-completion/completions/farpage", "/usr/share/zsh/site-functions/_farpage", "/usr/share/fish/vendor_completions.d/farpage.fish",
 	"/etc/farpage/config.toml", "/usr/share/doc/farpage/README.md", "/usr/share/doc/farpage/docs/engines.md",

@@ -10,10 +10,10 @@ import (
 	"github.com/farpage/farpage/test/container"
 )
 
-// unitSetting is a setting of the agent's unit.
-func unitSetting(t *testing.T, name string) string {
+// unitSetting is a setting of a unit.
+func unitSetting(t *testing.T, unit, name string) string {
 	t.Helper()
-	text, err := os.ReadFile("../../oci/install/units/farpage.service")
+	text, err := os.ReadFile("../../oci/install/units/" + unit)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -22,7 +22,7 @@ func unitSetting(t *testing.T, name string) string {
 			return strings.TrimSpace(value)
 		}
 	}
-	t.Fatalf("the unit has no %s", name)
+	t.Fatalf("%s has no %s", unit, name)
 	return ""
 }
 
@@ -31,10 +31,10 @@ func unitSetting(t *testing.T, name string) string {
 func TestAgentWorksWithWhatItsUnitLeavesIt(t *testing.T) {
 	need.Program(t, "setpriv")
 	set := []string{"-all"}
-	for _, capability := range strings.Fields(unitSetting(t, "CapabilityBoundingSet")) {
+	for _, capability := range strings.Fields(unitSetting(t, "farpage.service", "CapabilityBoundingSet")) {
 		set = append(set, "+"+strings.ToLower(strings.TrimPrefix(capability, "CAP_")))
 	}
-	if unitSetting(t, "PrivateNetwork") != "yes" || unitSetting(t, "NoNewPrivileges") != "yes" {
+	if unitSetting(t, "farpage.service", "PrivateNetwork") != "yes" || unitSetting(t, "farpage.service", "NoNewPrivileges") != "yes" {
 		t.Fatal("the unit has changed: this test is about another one")
 	}
 	h := startHost(t, "unshare", "--net", "setpriv", "--bounding-set", strings.Join(set, ","), "--no-new-privs")

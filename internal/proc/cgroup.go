@@ -1,4 +1,6 @@
-package hook
+// Package proc reads what /proc says of mounts (proc_pid_mountinfo(5)) and of the memory
+// cgroups of processes (cgroups(7)), v1, v2 and both at once.
+package proc
 
 import (
 	"errors"
@@ -10,11 +12,11 @@ import (
 	"strings"
 )
 
-// memoryCgroup returns the folder of the memory cgroup that the process pid is in: an
+// MemoryCgroup returns the folder of the memory cgroup that the process pid is in: an
 // absolute path that holds memory.stat, in cgroup v1, v2 and the hybrid of both. It
 // refuses a cgroup that the container shares with the process that asks (the runtime's
 // hook), because what is counted there is not the container's alone.
-func memoryCgroup(pid int) (string, error) {
+func MemoryCgroup(pid int) (string, error) {
 	mountinfo, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return "", err
@@ -63,16 +65,16 @@ func memoryFolder(cgroups, mountinfo string) (string, error) {
 		return "", errors.New("the container is in no memory cgroup")
 	}
 	for line := range strings.Lines(mountinfo) {
-		m, ok := parseMount(line)
+		m, ok := ParseMount(line)
 		if !ok {
 			continue
 		}
-		memory := m.fsType == "cgroup2"
+		memory := m.FSType == "cgroup2"
 		if v1 {
-			memory = m.fsType == "cgroup" && slices.Contains(m.superOptions, "memory")
+			memory = m.FSType == "cgroup" && slices.Contains(m.SuperOptions, "memory")
 		}
-		if below, ok := pathBelow(m.root, path); ok && memory {
-			return filepath.Join(m.point, below), nil
+		if below, ok := pathBelow(m.Root, path); ok && memory {
+			return filepath.Join(m.Point, below), nil
 		}
 	}
 	return "", fmt.Errorf("the container's memory cgroup %s is not to be seen from here: no cgroup file system is mounted that holds it", path)
@@ -91,39 +93,10 @@ func pathBelow(root, path string) (string, bool) {
 	return strings.CutPrefix(path, root+"/")
 }
 
-// mount is one line of mountinfo.
-type mount struct {
-	device       string // MAJOR:MINOR
-	root         string
-	point        string
-	fsType       string
-	superOptions []string
-}
-
-// parseMount reads a line of mountinfo.
-func parseMount(line string) (mount, bool) {
-	left, right, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " - ")
-	before, after := strings.Fields(left), strings.Fields(right)
-	if !ok || len(before) < 6 || len(after) < 3 {
-		return mount{}, false
-	}
-	return mount{
-		device:       before[2],
-		root:         unescape.Replace(before[3]),
-		point:        unescape.Replace(before[4]),
-		fsType:       after[0],
-		superOptions: strings.Split(after[2], ","),
-	}, true
-}
-
-// unescape undoes what the kernel does to white space and backslashes in mountinfo
-// (mangle in fs/proc_namespace.c and seq_path).
-var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\043`, "#")
-
-// cgroupLimit returns the memory limit of the cgroup that the process pid is in, in
+// MemoryLimit returns the memory limit of the cgroup that the process pid is in, in
 // bytes; 0 when there is none or it cannot be read.
-func cgroupLimit(pid int) int64 {
-	folder, err := memoryCgroup(pid)
+func MemoryLimit(pid int) int64 {
+	folder, err := MemoryCgroup(pid)
 	if err != nil {
 		return 0
 	}
