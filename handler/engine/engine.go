@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/farpage/farpage/handler/handoff"
@@ -93,6 +94,7 @@ type Engine struct {
 	lastLog     map[string]time.Time
 	mmaps       []mmapWatch
 	unwatched   bool // some process's mappings are found by looking only
+	counted     bool // among the busy engines
 	ended       chan struct{}
 	stop        bool
 }
@@ -316,7 +318,9 @@ func (e *Engine) Run() {
 		e.now = time.Now()
 		e.runTodo()
 		e.turn()
+		e.count(e.now.Sub(e.lastWork) <= activeFor)
 	}
+	e.count(false)
 	e.mu.Lock()
 	e.closed = true
 	e.mu.Unlock()
@@ -347,10 +351,35 @@ const (
 	blockedEvery = 200 * time.Microsecond
 )
 
+// busyEngines is how many engines of this program have something to do.
+var busyEngines atomic.Int64
+
+// count says whether this engine has.
+func (e *Engine) count(busy bool) {
+	if busy != e.counted {
+		e.counted = busy
+		if busy {
+			busyEngines.Add(1)
+		} else {
+			busyEngines.Add(-1)
+		}
+	}
+}
+
+// crowdMax bounds how much less often engines look when there are many.
+const crowdMax = 8
+
+// crowd is how many busy engines share a CPU. An engine runs before the programs and the
+// helpers that it waits for (SCHED_FIFO): many that look often leave them no CPU, and wait
+// for ever longer.
+func crowd() time.Duration {
+	return time.Duration(min(max(busyEngines.Load()/int64(runtime.NumCPU()), 1), crowdMax))
+}
+
 // timeout says how long the engine may sleep. With nothing going on and all
 // mappings told of by the kernel, nothing can become resident unseen.
 func (e *Engine) timeout() time.Duration {
-	t := measureEvery
+	t := crowd() * measureEvery
 	if !e.unwatched && e.now.Sub(e.lastWork) > activeFor {
 		t = idleEvery
 	}
@@ -365,11 +394,13 @@ func (e *Engine) timeout() time.Duration {
 		case len(p.told) > 0 || p.unscanned || p.unarmed || p.unprotected:
 			t = min(t, settleEvery)
 		case p.blocked || len(p.deferred) > 0:
-			t = min(t, blockedEvery)
+			// The helper says when it is done. One that takes long has no CPU, and engines
+			// that look after it in turn would be the reason.
+			t = min(t, max(crowd()*blockedEvery, e.now.Sub(e.answeredAt)/8))
 		case !p.has(state.FlagReady) || p.has(state.FlagHungUp):
 			t = min(t, sweepEvery) // its end raises no event
 		case p.running() || e.forced > 0:
-			t = min(t, measureEvery)
+			t = min(t, crowd()*measureEvery)
 		}
 	}
 	return t
@@ -417,11 +448,12 @@ func (e *Engine) turn() {
 		}
 	}
 	// Who waits for a fault does not wait for the books, unless they are overdue.
-	due := func(every time.Duration) time.Duration { return every }
+	rest := crowd()
 	if e.faulting {
 		e.faulting = false
-		due = func(every time.Duration) time.Duration { return 2 * every }
+		rest *= 2
 	}
+	due := func(every time.Duration) time.Duration { return rest * every }
 	e.measure(due(measureEvery))
 	e.pressure()
 	for _, p := range e.live {

@@ -66,6 +66,26 @@ func (r *Reader) All(fd int) ([]byte, error) {
 	return r.buf[:n], nil
 }
 
+// Record reads a proc file that is one record: the kernel gives all of it at once
+// (single_open in fs/seq_file.c). The result is valid until the next call.
+func (r *Reader) Record(fd int) ([]byte, error) {
+	if r.buf == nil {
+		r.buf = make([]byte, 128<<10)
+	}
+	for {
+		n, err := syscall.Pread(fd, r.buf, 0)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.ESRCH, err == nil && n == 0:
+			return nil, ErrGone
+		case err != nil:
+			return nil, err
+		}
+		return r.buf[:n], nil
+	}
+}
+
 // Maps calls visit for each mapping in text, the content of /proc/PID/maps.
 func Maps(text []byte, visit func(VMA)) error {
 	for len(text) > 0 {

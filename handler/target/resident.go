@@ -36,7 +36,7 @@ func field(text []byte, name string) (int64, bool) {
 // CgroupAnon returns the bytes of anonymous memory of a memory cgroup and its
 // children from an open memory.stat: `anon` (v2), `total_rss` (v1).
 func (r *Reader) CgroupAnon(memoryStat int) (int64, error) {
-	text, err := r.All(memoryStat)
+	text, err := r.Record(memoryStat)
 	if err != nil {
 		return 0, err
 	}
@@ -99,7 +99,7 @@ func (r *Reader) kilobytesIn(path, name string) (int64, error) {
 		return 0, err
 	}
 	defer syscall.Close(fd)
-	text, err := r.All(fd)
+	text, err := r.Record(fd)
 	if err != nil {
 		return 0, err
 	}
@@ -113,7 +113,7 @@ func (r *Reader) kilobytesIn(path, name string) (int64, error) {
 // MappedBytes returns how much address space a process has, from an open
 // /proc/PID/statm: it changes whenever something is mapped or grows.
 func (r *Reader) MappedBytes(statm int) (int64, error) {
-	text, err := r.All(statm)
+	text, err := r.Record(statm)
 	if err != nil {
 		return 0, err
 	}

@@ -75,11 +75,11 @@ func TestCtrTakesInWhatIsAnnotated(t *testing.T) {
 	image := imageOf(t, "threads8", "musl-threads8")
 	for _, name := range []string{"threads8", "musl-threads8"} {
 		out, err := h.ctr(t, socket, "run", "--rm", "--runc-binary", h.runtimeScript(t), "--annotation", "io.farpage.local=32Mi",
-			"--rootfs", image, name, "/bin/sh", "-c", name+" 128 && cat /etc/ld.so.preload")
+			"--rootfs", image, name, "/bin/sh", "-c", name+" 64 && cat /etc/ld.so.preload")
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		contains(t, name, out, "32768 pages right", "/dev/farpage/libfarpage.so")
+		contains(t, name, out, "16384 pages right", "/dev/farpage/libfarpage.so")
 	}
 	out, err := h.ctr(t, socket, "run", "--rm", "--runc-binary", h.runtimeScript(t), "--annotation", "io.farpage.local=much", "--rootfs", image, "typo", "threads8", "16")
 	if err == nil {

@@ -50,23 +50,13 @@ func startCRI(t *testing.T, h *host, installFlags ...string) *kubelet {
 	contains(t, "install", h.farpage(append([]string{"install", "containerd", "--root", d.root}, installFlags...)...), "changed /etc/containerd/config.toml")
 	supervisor := d.start(t, filepath.Join(t.TempDir(), "containerd.log"), "sh", "-c",
 		"mkdir "+nriFolder+" && ln -s "+nriFolder+" /run/nri && while :; do containerd --address "+criSocket+"; sleep 0.2; done")
-	ctr := func(args ...string) error {
-		out, err := d.chroot(append([]string{"ctr", "--address", criSocket, "--namespace", "k8s.io"}, args...)...).CombinedOutput()
-		if err != nil {
-			t.Logf("ctr %q: %v\n%s", args, err, out)
-		}
-		return err
-	}
-	for deadline := time.Now().Add(30 * time.Second); ctr("version") != nil; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); d.ctr(t, "version") != nil; time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("containerd does not answer")
 		}
 	}
 	for name, root := range map[string]string{"pause": pauseImage(t), "glibc": imageOf(t, "threads8"), "musl": imageOf(t, "musl-threads8")} {
-		ociImage(t, filepath.Join(d.root, "srv/test/image.tar"), "localhost/"+name+":1", root)
-		if err := ctr("images", "import", "/srv/test/image.tar"); err != nil {
-			t.Fatal(err)
-		}
+		d.imports(t, name, root)
 	}
 	conn, err := grpc.NewClient("unix://"+d.root+criSocket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -77,6 +67,24 @@ func startCRI(t *testing.T, h *host, installFlags ...string) *kubelet {
 	k.ready(t)
 	t.Cleanup(func() { k.expectEmpty(t) }) // after those of the pods
 	return k
+}
+
+func (d *debian) ctr(t *testing.T, args ...string) error {
+	t.Helper()
+	out, err := d.chroot(append([]string{"ctr", "--address", criSocket, "--namespace", "k8s.io"}, args...)...).CombinedOutput()
+	if err != nil {
+		t.Logf("ctr %q: %v\n%s", args, err, out)
+	}
+	return err
+}
+
+// imports makes the image localhost/NAME:1 of a root file system.
+func (d *debian) imports(t *testing.T, name, root string) {
+	t.Helper()
+	ociImage(t, filepath.Join(d.root, "srv/test/image.tar"), "localhost/"+name+":1", root)
+	if err := d.ctr(t, "images", "import", "/srv/test/image.tar"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // ready waits until containerd answers as Kubernetes needs it.
@@ -149,16 +157,20 @@ func (k *kubelet) container(t *testing.T, pod string, config *cri.PodSandboxConf
 
 func (k *kubelet) create(t *testing.T, pod string, config *cri.PodSandboxConfig, name, image string, environment ...*cri.KeyValue) (string, error) {
 	t.Helper()
-	created, err := k.runtime.CreateContainer(t.Context(), &cri.CreateContainerRequest{
-		PodSandboxId: pod, SandboxConfig: config,
-		Config: &cri.ContainerConfig{
-			Metadata: &cri.ContainerMetadata{Name: name}, Image: &cri.ImageSpec{Image: "localhost/" + image + ":1"},
-			Command: []string{"/bin/sleep", "600"}, LogPath: name + ".log", Envs: environment,
-			Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
-				NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE},
-			}},
-		},
+	return k.createAs(t, pod, config, &cri.ContainerConfig{
+		Metadata: &cri.ContainerMetadata{Name: name}, Image: &cri.ImageSpec{Image: "localhost/" + image + ":1"},
+		Command: []string{"/bin/sleep", "600"}, Envs: environment,
 	})
+}
+
+// createAs creates a container with the host's network.
+func (k *kubelet) createAs(t *testing.T, pod string, config *cri.PodSandboxConfig, c *cri.ContainerConfig) (string, error) {
+	t.Helper()
+	c.LogPath = c.Metadata.Name + ".log"
+	c.Linux = &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
+		NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE},
+	}}
+	created, err := k.runtime.CreateContainer(t.Context(), &cri.CreateContainerRequest{PodSandboxId: pod, SandboxConfig: config, Config: c})
 	return created.GetContainerId(), err
 }
 
@@ -184,7 +196,7 @@ func TestKubernetesTakesInTheContainersThatAPodNames(t *testing.T) {
 		if image == "musl" {
 			program = "/bin/musl-threads8"
 		}
-		contains(t, name, k.exec(t, id, program, "128"), "32768 pages right")
+		contains(t, name, k.exec(t, id, program, "64"), "16384 pages right")
 		s := h.alone(t, "shop/cache-0/"+name) // as people call it
 		budget := int64(64 << 20)
 		if name == "app" {
@@ -198,6 +210,25 @@ func TestKubernetesTakesInTheContainersThatAPodNames(t *testing.T) {
 	if err != nil || len(all) != 2 {
 		t.Errorf("the agent lists %d containers, want 2 and not the pause process (%v)", len(all), err)
 	}
+	k.testRedis(t)
+}
+
+func (k *kubelet) testRedis(t *testing.T) {
+	k.imports(t, "redis", redisImage(t))
+	const folder = "/srv/test/redis"
+	redisFolder(t, k.root+folder)
+	pod, config := k.pod(t, "redis", map[string]string{"io.farpage.local": "32Mi"})
+	id, err := k.createAs(t, pod, config, &cri.ContainerConfig{
+		Metadata: &cri.ContainerMetadata{Name: "redis"}, Image: &cri.ImageSpec{Image: "localhost/redis:1"},
+		Command: redisCommand, Mounts: []*cri.Mount{{HostPath: folder, ContainerPath: "/data"}},
+	})
+	if err == nil {
+		_, err = k.runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: id})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.redisByValue(t, id, k.root+folder)
 }
 
 func TestATypoInAPodIsInTheKubeletsError(t *testing.T) {

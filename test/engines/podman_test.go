@@ -91,12 +91,12 @@ func TestPodmanTakesInWhatIsAnnotated(t *testing.T) {
 
 	for _, name := range []string{"threads8", "musl-threads8"} {
 		out, err := run(installed, "--annotation", "io.farpage.local=32Mi", "--name", name, "--rootfs", image, "/bin/sh", "-c",
-			name+" 128 && cat /etc/ld.so.preload && echo $LD_PRELOAD")
+			name+" 64 && cat /etc/ld.so.preload && echo $LD_PRELOAD")
 		if err != nil {
 			t.Errorf("%s: %v\n%s", name, err, out)
 		}
 		// The image has musl's loader: its programs find the library by the environment.
-		contains(t, name, out, "32768 pages right", "/dev/farpage/libfarpage.so\n/dev/farpage/libfarpage.so\n")
+		contains(t, name, out, "16384 pages right", "/dev/farpage/libfarpage.so\n/dev/farpage/libfarpage.so\n")
 	}
 	out, err := run(installed, "--annotation", "io.farpage.locla=32Mi", "--rootfs", image, "threads8", "16")
 	if err == nil {
@@ -138,7 +138,7 @@ func TestPodmanExecIsTakenIn(t *testing.T) {
 	p.hooks = filepath.Join(root, "usr/share/containers/oci/hooks.d")
 	p.must("run", "--detach", "--name", "c", "--network", "none", "--read-only", "--cap-drop", "ALL", "--user", "1000",
 		"--security-opt", "no-new-privileges", "--annotation", "io.farpage.local=32Mi", "--rootfs", imageOf(t, "threads8"), "sleep", "600")
-	contains(t, "podman exec", p.must("exec", "c", "threads8", "128"), "32768 pages right")
+	contains(t, "podman exec", p.must("exec", "c", "threads8", "64"), "16384 pages right")
 	id := strings.TrimSpace(p.must("inspect", "--format", "{{.Id}}", "c"))
 	if s := h.alone(t, id); s.EvictedPages == 0 {
 		t.Errorf("statistics: %+v", s)
@@ -149,5 +149,19 @@ func TestPodmanExecIsTakenIn(t *testing.T) {
 	p.must("restart", "--time", "0", "d")
 	contains(t, "after a restart", p.must("exec", "d", "threads8", "64"), "16384 pages right")
 	p.must("kill", "d")
+	h.expectEmpty(t)
+}
+
+func TestPodmanRedis(t *testing.T) {
+	h := startHost(t)
+	p := newPodman(t, h)
+	root := t.TempDir()
+	h.farpage("install", "podman", "--root", root, "--socket-dir", h.SocketDir())
+	p.hooks = filepath.Join(root, "usr/share/containers/oci/hooks.d")
+	folder := filepath.Join(p.dir, "data")
+	redisFolder(t, folder)
+	p.must(slices.Concat([]string{"run", "--detach", "--name", "redis", "--network", "none", "--annotation", annotated, "--volume", folder + ":/data", "--rootfs", redisImage(t)}, redisCommand)...)
+	h.redisByValue(t, strings.TrimSpace(p.must("inspect", "--format", "{{.Id}}", "redis")), folder)
+	p.must("rm", "--force", "--time", "0", "redis")
 	h.expectEmpty(t)
 }

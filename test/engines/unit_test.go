@@ -47,7 +47,7 @@ func TestAgentWorksWithWhatItsUnitLeavesIt(t *testing.T) {
 		t.Errorf("the agent has all capabilities:\n%s", status)
 	}
 	c, err := container.Start(t.Context(), container.Config{
-		Args: []string{"/usr/bin/threads8", "128"}, Files: map[string]string{"/usr/bin/threads8": guest(t, "threads8")},
+		Args: []string{"/usr/bin/threads8", "64"}, Files: map[string]string{"/usr/bin/threads8": guest(t, "threads8")},
 		Annotations: map[string]string{"io.farpage.local": "32Mi"}, Prestart: container.Hook(h.bin, h.SocketDir()), Dir: t.TempDir(),
 	})
 	if err != nil {
@@ -61,7 +61,7 @@ func TestAgentWorksWithWhatItsUnitLeavesIt(t *testing.T) {
 	if status, err := c.Wait(t.Context()); err != nil || status != 0 {
 		t.Errorf("exit status %d (%v)\n%s", status, err, c.Output())
 	}
-	contains(t, "the program", c.Output(), "32768 pages right")
+	contains(t, "the program", c.Output(), "16384 pages right")
 	h.expectEmpty(t)
 	if log := h.Log(); strings.Contains(log, "warn") || strings.Contains(log, "error") {
 		t.Errorf("the agent's log:\n%s", log)
