@@ -25,7 +25,7 @@ SCRIPTS       = .ci/run $(shell grep -lr '^\#!/bin/\(ba\)\?sh' scripts packaging
 
 help: ## list the targets
 	@echo "farpage: containers that keep more memory than they have local"
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
 
 build: shim ## build everything into bin/
 	@install -D -t $(BIN) shim/lib/libfarpage.so
@@ -78,11 +78,26 @@ packages: ## a .deb and a .rpm, into dist/
 	@dist/bin/farpage completion bash >dist/completions/farpage.bash
 	@dist/bin/farpage completion zsh >dist/completions/_farpage
 	@dist/bin/farpage completion fish >dist/completions/farpage.fish
-	@for unit in farpage.service farpage.socket; do \
-		sed 's|@BIN@|/usr/bin|' oci/install/units/$$unit >dist/units/$$unit || exit 1; done
+	@for unit in oci/install/units/*; do \
+		sed 's|@BIN@|/usr/bin|' $$unit >dist/units/$${unit##*/} || exit 1; done
 	@for kind in deb rpm; do \
 		VERSION='$(VERSION)' go tool -modfile=tools/package/go.mod nfpm package --config packaging/nfpm.yaml --packager $$kind --target dist || exit 1; done
 	@ls dist/*.deb dist/*.rpm
+
+# The image's name and the program that makes it (docker, podman or buildah).
+IMAGE         ?= farpage:$(shell sed -n 's/^appVersion: "\(.*\)"/\1/p' packaging/helm/farpage/Chart.yaml)
+IMAGE_BUILDER ?= docker
+
+image: build ## the container image for Kubernetes, by docker (IMAGE_BUILDER=podman)
+	$(IMAGE_BUILDER) build -f packaging/Containerfile -t $(IMAGE) $(BIN)
+
+MANIFESTS ?= packaging/kubernetes/farpage.yaml
+
+manifests: ## the plain manifests for Kubernetes, from the Helm chart
+	@{ echo '# Made by `make manifests` from packaging/helm/farpage: change that, not this.' && \
+		go tool -modfile=tools/helm/go.mod helm template farpage packaging/helm/farpage \
+			--namespace farpage --set namespace.create=true; } >$(MANIFESTS).new
+	@mv $(MANIFESTS).new $(MANIFESTS)
 
 demo-packages:
 	@scripts/ensure-packages.sh demo

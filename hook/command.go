@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/farpage/farpage/api"
+	"github.com/farpage/farpage/internal/syslog"
 )
 
 // usage is what --help prints.
@@ -29,7 +30,7 @@ without io.farpage.* annotations are not touched.
 func Main(version string, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("farpage-hook", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	o := Options{SyslogSocket: syslogSocket}
+	o := Options{SyslogSocket: syslog.Socket}
 	flags.StringVar(&o.SocketDir, "socket-dir", api.DefaultSocketDir, "the agent's socket `folder`")
 	flags.Func("annotation", "`KEY=VALUE` of a container that does not say KEY itself; may be given again", func(text string) error {
 		key, value, ok := strings.Cut(text, "=")

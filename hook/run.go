@@ -13,6 +13,7 @@ import (
 
 	"github.com/farpage/farpage/api"
 	"github.com/farpage/farpage/internal/proc"
+	"github.com/farpage/farpage/internal/syslog"
 	"github.com/farpage/farpage/oci/policy"
 )
 
@@ -51,7 +52,7 @@ func Run(ctx context.Context, o Options, stdin io.Reader, stderr io.Writer) int 
 		message := fmt.Sprintf(format, args...)
 		fmt.Fprintf(stderr, "farpage: %s\n", message)
 		if o.SyslogSocket != "" {
-			logToSyslog(o.SyslogSocket, message)
+			syslog.Warn(o.SyslogSocket, "farpage-hook", message)
 		}
 	}
 	s, err := readState(stdin)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/farpage/farpage/internal/syslog"
 	"github.com/farpage/farpage/oci/policy"
 )
 
@@ -176,9 +177,9 @@ func TestALogThatIsFullOrMissingIsNotWaitedFor(t *testing.T) {
 	defer log.Close()
 	start := time.Now()
 	for range 20 { // more than net.unix.max_dgram_qlen, 10 by default; nobody reads
-		logToSyslog(socket, "message")
+		syslog.Warn(socket, "farpage-hook", "message")
 	}
-	logToSyslog(socket+"-missing", "message")
+	syslog.Warn(socket+"-missing", "farpage-hook", "message")
 	if took := time.Since(start); took > 20*time.Second {
 		t.Errorf("it took %v", took)
 	}

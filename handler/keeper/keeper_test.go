@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -77,10 +78,12 @@ func build(t *testing.T) string {
 	return program.path
 }
 
-func start(t *testing.T, how, dir string) *agent {
+// start starts an agent; before are the words of what it is started by, which becomes it.
+func start(t *testing.T, how, dir string, before ...string) *agent {
 	t.Helper()
 	need.Root(t, "pidfd_getfd of a keeper")
-	a := &agent{command: exec.Command(build(t), how, dir)}
+	words := append(slices.Clone(before), build(t), how, dir)
+	a := &agent{command: exec.Command(words[0], words[1:]...)}
 	a.command.Stderr = os.Stderr
 	out, err := a.command.StdoutPipe()
 	if err != nil {

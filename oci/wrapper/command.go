@@ -62,8 +62,7 @@ func Main(version string, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stderr, usage)
 		return statusFailed
 	}
-	_ = Run(o, args, stderr) // it has said why
-	return statusFailed
+	return Run(o, args, stderr)
 }
 
 // hookBeside is the hook that was installed with this program.

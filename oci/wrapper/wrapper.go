@@ -4,11 +4,11 @@
 // becomes the runtime that does the work.
 //
 // Its own trouble stops no container: the runtime is called with what the engine gave,
-// and what went wrong is said. Only on-failure=closed has it otherwise.
+// and what went wrong is said, in the host's log and to the agent too. Only
+// on-failure=closed has it otherwise.
 package wrapper
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/farpage/farpage/internal/syslog"
 	"github.com/farpage/farpage/oci/bundle"
 	"github.com/farpage/farpage/oci/policy"
 	"golang.org/x/sys/unix"
@@ -40,9 +41,9 @@ type call struct {
 	stderr  io.Writer
 }
 
-// Run edits what has to be, becomes the runtime and does not return. The error says why
-// that was impossible: nothing was started then.
-func Run(o Options, args []string, stderr io.Writer) error {
+// Run edits what has to be and becomes the runtime. It returns only if it did not, with
+// the exit status.
+func Run(o Options, args []string, stderr io.Writer) int {
 	c := call{Options: o, args: args, stderr: stderr}
 	c.command, c.log = commandOf(args), valueOf(args, "--log")
 	var err error
@@ -54,28 +55,34 @@ func Run(o Options, args []string, stderr io.Writer) error {
 	}
 	if errors.Is(err, errClosed) {
 		c.fail(err)
-		return err
+		return statusFailed
 	}
 	if err != nil {
 		c.say("%v; the runtime is called as the engine called it", err)
 	}
-	err = become(o.Runtime, args)
-	c.fail(err)
-	return err
+	path, failed := runtimePath(o.Runtime)
+	switch {
+	case failed != nil:
+	case err != nil && c.command == "create":
+		return c.createUnmanaged(path, err)
+	default:
+		failed = fmt.Errorf("exec %s: %w", path, unix.Exec(path, append([]string{path}, args...), os.Environ()))
+	}
+	c.fail(failed)
+	return statusFailed
 }
 
-// become replaces this program by the runtime.
-func become(name string, args []string) error {
+// runtimePath finds the runtime.
+func runtimePath(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err != nil {
-		return fmt.Errorf("the runtime that does the work, %s, is not to be found (%w): install it or name another one by --farpage-runtime", name, err)
+		return "", fmt.Errorf("the runtime that does the work, %s, is not to be found (%w): install it or name another one by --farpage-runtime", name, err)
 	}
 	self, errSelf := os.Stat("/proc/self/exe")
 	if other, err := os.Stat(path); err == nil && errSelf == nil && os.SameFile(self, other) {
-		return fmt.Errorf("the runtime that does the work, %s, is this program itself: name runc or crun by --farpage-runtime", path)
+		return "", fmt.Errorf("the runtime that does the work, %s, is this program itself: name runc or crun by --farpage-runtime", path)
 	}
-	err = unix.Exec(path, append([]string{path}, args...), os.Environ())
-	return fmt.Errorf("exec %s: %w", path, err)
+	return path, nil
 }
 
 // errClosed says that a container must not start, because it asked for that.
@@ -180,32 +187,21 @@ func (c *call) process() error {
 	return process.Write(path)
 }
 
-// stateMax is how long a runtime may take to say where a bundle is.
-const stateMax = 10 * time.Second
-
 // configOf reads the configuration of a running container: its runtime knows where that
-// is (`state`).
+// is.
 func (c *call) configOf(id string) (bundle.Document, error) {
-	globals := c.args[:indexOf(c.args)]
-	ctx, cancel := context.WithTimeout(context.Background(), stateMax)
-	defer cancel()
-	state := exec.CommandContext(ctx, c.Runtime, append(append([]string{}, globals...), "state", id)...)
-	out, err := state.Output()
+	about, err := c.state(id)
 	if err != nil {
-		return nil, fmt.Errorf("%s state %s: %w", c.Runtime, id, err)
-	}
-	var about struct {
-		Bundle string `json:"bundle"`
-	}
-	if err := json.Unmarshal(out, &about); err != nil {
-		return nil, fmt.Errorf("%s state %s: %w", c.Runtime, id, err)
+		return nil, err
 	}
 	return bundle.Read(filepath.Join(about.Bundle, "config.json"))
 }
 
-// say says something that stops nobody.
+// say says something to whoever called, and to the host's log.
 func (c *call) say(format string, args ...any) {
-	fmt.Fprintf(c.stderr, "farpage-runtime: "+format+"\n", args...)
+	message := fmt.Sprintf(format, args...)
+	fmt.Fprintf(c.stderr, "farpage-runtime: %s\n", message)
+	syslog.Warn(syslog.Socket, "farpage-runtime", message)
 }
 
 // fail tells the engine why nothing was started: it reads the last entry of the log that

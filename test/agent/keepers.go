@@ -101,7 +101,7 @@ func cgroupsBeside(agent, keeper int) []string {
 	ours, theirs := cgroupsOf(agent), cgroupsOf(keeper)
 	var dirs []string
 	for controllers, path := range theirs {
-		if path == ours[controllers] {
+		if path == ours[controllers] || path == "/" { // which nobody has made
 			continue
 		}
 		for _, root := range cgroupRoots(controllers) {

@@ -20,11 +20,11 @@ var arrows = []arrow{
 	},
 	{folder: "oci/policy", why: "the hook and the agent share it, and it must stay small"},
 	{
-		folder: "oci", modules: true, ours: []string{"oci", "api", "internal/proc"},
+		folder: "oci", modules: true, ours: []string{"oci", "api", "internal/proc", "internal/syslog"},
 		why: "engines are set up without the agent's engine room",
 	},
 	{
-		folder: "hook", modules: true, ours: []string{"hook", "oci/policy", "oci/bundle", "api", "internal/proc"},
+		folder: "hook", modules: true, ours: []string{"hook", "oci/policy", "oci/bundle", "api", "internal/proc", "internal/syslog"},
 		why: "it runs at every container's start",
 	},
 	{folder: "api", ours: []string{"api", "oci/policy"}, why: "everybody who talks to the agent imports it"},

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,10 +13,10 @@ import (
 )
 
 // runtimeScript is farpage-runtime for this host's agent.
-func (h *host) runtimeScript(t *testing.T) string {
+func (h *host) runtimeScript(t *testing.T, options ...string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "farpage-runtime")
-	script := "#!/bin/sh\nexec " + h.bin + "/farpage-runtime --farpage-socket-dir " + h.SocketDir() + " \"$@\"\n"
+	script := "#!/bin/sh\nexec " + h.bin + "/farpage-runtime --farpage-socket-dir " + h.SocketDir() + " " + strings.Join(options, " ") + " \"$@\"\n"
 	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -86,6 +87,24 @@ func TestCtrTakesInWhatIsAnnotated(t *testing.T) {
 		t.Error("a typo starts")
 	}
 	contains(t, "a typo", out, `annotation io.farpage.local="much": not a size`)
+	h.expectEmpty(t)
+}
+
+// A container that farpage-runtime cannot set up runs all the same, and is listed.
+func TestContainerThatTheRuntimeCannotSetUpIsListed(t *testing.T) {
+	h := startHost(t)
+	socket := h.startContainerd(t, "/dev/null")
+	out, err := h.ctr(t, socket, "run", "--detach", "--runc-binary", h.runtimeScript(t, "--farpage-hook", "/no/hook"), "--annotation", "io.farpage.local=32Mi",
+		"--rootfs", imageOf(t), "nohook", "/bin/sleep", "600")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	h.expectUnmanaged(t, "nohook", "the container starts unmanaged: farpage's hook is not there (stat /no/hook: no such file or directory)")
+	for _, args := range [][]string{{"task", "kill", "--signal", "KILL", "nohook"}, {"task", "delete", "nohook"}, {"container", "delete", "nohook"}} {
+		if out, err := h.ctr(t, socket, args...); err != nil {
+			t.Errorf("ctr %q: %v\n%s", args, err, out)
+		}
+	}
 	h.expectEmpty(t)
 }
 
