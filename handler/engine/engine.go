@@ -369,17 +369,18 @@ func (e *Engine) count(busy bool) {
 // crowdMax bounds how much less often engines look when there are many.
 const crowdMax = 8
 
-// crowd is how many busy engines share a CPU. An engine runs before the programs and the
-// helpers that it waits for (SCHED_FIFO): many that look often leave them no CPU, and wait
-// for ever longer.
-func crowd() time.Duration {
-	return time.Duration(min(max(busyEngines.Load()/int64(runtime.NumCPU()), 1), crowdMax))
+// crowded is an interval for the busy engines that share a CPU. An engine runs before the
+// programs and the helpers that it waits for (SCHED_FIFO): many that look often leave them
+// no CPU, and wait for ever longer.
+func crowded(every time.Duration) time.Duration {
+	each := min(max(busyEngines.Load()/int64(runtime.NumCPU()), 1), crowdMax)
+	return time.Duration(int64(every) * each)
 }
 
 // timeout says how long the engine may sleep. With nothing going on and all
 // mappings told of by the kernel, nothing can become resident unseen.
 func (e *Engine) timeout() time.Duration {
-	t := crowd() * measureEvery
+	t := crowded(measureEvery)
 	if !e.unwatched && e.now.Sub(e.lastWork) > activeFor {
 		t = idleEvery
 	}
@@ -396,11 +397,11 @@ func (e *Engine) timeout() time.Duration {
 		case p.blocked || len(p.deferred) > 0:
 			// The helper says when it is done. One that takes long has no CPU, and engines
 			// that look after it in turn would be the reason.
-			t = min(t, max(crowd()*blockedEvery, e.now.Sub(e.answeredAt)/8))
+			t = min(t, max(crowded(blockedEvery), e.now.Sub(e.answeredAt)/8))
 		case !p.has(state.FlagReady) || p.has(state.FlagHungUp):
 			t = min(t, sweepEvery) // its end raises no event
 		case p.running() || e.forced > 0:
-			t = min(t, crowd()*measureEvery)
+			t = min(t, crowded(measureEvery))
 		}
 	}
 	return t
@@ -448,12 +449,11 @@ func (e *Engine) turn() {
 		}
 	}
 	// Who waits for a fault does not wait for the books, unless they are overdue.
-	rest := crowd()
+	due := crowded
 	if e.faulting {
 		e.faulting = false
-		rest *= 2
+		due = func(every time.Duration) time.Duration { return 2 * crowded(every) }
 	}
-	due := func(every time.Duration) time.Duration { return rest * every }
 	e.measure(due(measureEvery))
 	e.pressure()
 	for _, p := range e.live {

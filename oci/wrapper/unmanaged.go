@@ -30,7 +30,7 @@ const (
 func (c *call) createUnmanaged(path string, reason error) int {
 	runtime.LockOSThread() // a child ends with the thread that started it (PR_SET_PDEATHSIG(2const))
 	defer runtime.UnlockOSThread()
-	cmd := exec.Command(path, c.args...)
+	cmd := exec.CommandContext(context.Background(), path, c.args...)
 	cmd.Args[0] = path
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}

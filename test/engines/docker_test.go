@@ -39,8 +39,10 @@ func startDocker(t *testing.T, unpacked *debian, flags ...string) *docker {
 	said := h.farpage("install", "docker", "--root", d.root, "--socket-dir", h.SocketDir())
 	contains(t, "install", said, "changed /etc/docker/daemon.json", "systemctl reload docker")
 	h.farpage("install", "cdi", "--root", d.root, "--socket-dir", h.SocketDir())
-	d.daemon = d.start(t, filepath.Join(t.TempDir(), "dockerd.log"), append([]string{"dockerd", "--host", "unix://" + dockerSocket,
-		"--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=overlay2"}, flags...)...)
+	d.daemon = d.start(t, filepath.Join(t.TempDir(), "dockerd.log"), append([]string{
+		"dockerd", "--host", "unix://" + dockerSocket,
+		"--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=overlay2",
+	}, flags...)...)
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		if _, err := d.try("version"); err == nil {
 			return d
@@ -202,8 +204,10 @@ func (d *docker) testRedis(t *testing.T) {
 	d.imports("redis", redisImage(t))
 	const folder = "/srv/test/redis"
 	redisFolder(t, d.root+folder)
-	d.must(slices.Concat([]string{"run", "--detach", "--name", "redis", "--network", "none", "--runtime", "farpage", "--annotation", annotated,
-		"--volume", folder + ":/data", "redis"}, redisCommand)...)
+	d.must(slices.Concat([]string{
+		"run", "--detach", "--name", "redis", "--network", "none", "--runtime", "farpage", "--annotation", annotated,
+		"--volume", folder + ":/data", "redis",
+	}, redisCommand)...)
 	d.redisByValue(t, d.must("inspect", "--format", "{{.Id}}", "redis"), d.root+folder)
 	d.must("rm", "--force", "redis")
 	d.expectEmpty(t)
