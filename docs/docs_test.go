@@ -18,6 +18,7 @@ import (
 
 	"github.com/farpage/farpage/internal/need"
 	"github.com/farpage/farpage/oci/policy"
+	"sigs.k8s.io/yaml"
 )
 
 // root is the module's folder, seen from here.
@@ -377,6 +378,88 @@ func TestConfigurationInTheDocumentationIsRight(t *testing.T) {
 	}
 	if checked == 0 {
 		t.Error("no block of JSON was found")
+	}
+}
+
+// What is annotated in YAML, for whatever container, is what policy takes.
+func TestYAMLInTheDocumentationIsRight(t *testing.T) {
+	checked := 0
+	for _, p := range pages(t) {
+		for _, b := range p.blocks {
+			if b.language != "yaml" {
+				continue
+			}
+			var object struct {
+				Metadata struct {
+					Annotations map[string]string `json:"annotations"`
+				} `json:"metadata"`
+			}
+			text := strings.Join(b.lines, "\n")
+			if err := yaml.Unmarshal([]byte(text), &object); err != nil {
+				t.Errorf("%s: %v in\n%s", p.name, err, text)
+				continue
+			}
+			for key := range object.Metadata.Annotations {
+				checked++
+				_, container, _ := strings.Cut(key, "/")
+				if _, optedIn, err := policy.Parse(policy.ForContainer(object.Metadata.Annotations, container), 0); err != nil || !optedIn {
+					t.Errorf("%s: annotations %v for container %q: opted in %v, %v", p.name, object.Metadata.Annotations, container, optedIn, err)
+				}
+			}
+		}
+	}
+	if checked == 0 {
+		t.Error("no annotation in YAML was found")
+	}
+}
+
+// Files of packaging/ that are named exist, and values of the chart that are set too.
+func TestPackagingInTheDocumentationExists(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "packaging/helm/farpage/values.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values map[string]any
+	if err := yaml.Unmarshal(text, &values); err != nil {
+		t.Fatal(err)
+	}
+	files, sets := 0, 0
+	check := func(where, text string) {
+		words := strings.Fields(text)
+		for i, word := range words {
+			if strings.HasPrefix(word, "packaging/") {
+				files++
+				if _, err := os.Stat(filepath.Join(root, word)); err != nil {
+					t.Errorf("%s: %q: %v", where, text, err)
+				}
+			}
+			if word != "--set" || i+1 == len(words) {
+				continue
+			}
+			sets++
+			name, _, _ := strings.Cut(words[i+1], "=")
+			var at any = values
+			for key := range strings.SplitSeq(name, ".") {
+				table, _ := at.(map[string]any)
+				if _, there := table[key]; !there {
+					t.Errorf("%s: %q: the chart has no value %s", where, text, name)
+				}
+				at = table[key]
+			}
+		}
+	}
+	for _, p := range pages(t) {
+		for _, b := range p.blocks {
+			for _, line := range b.lines {
+				check(p.name, line)
+			}
+		}
+		for _, span := range p.spans() {
+			check(p.name, span)
+		}
+	}
+	if files == 0 || sets == 0 {
+		t.Errorf("%d files and %d values were found", files, sets)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
@@ -130,9 +131,9 @@ func (f *agentFlags) config(c *cobra.Command) (config.Config, error) {
 	return cfg, cfg.Check()
 }
 
-func newLogger(cfg config.Config) (*logrus.Logger, error) {
+func newLogger(cfg config.Config, output io.Writer) (*logrus.Logger, error) {
 	log := logrus.New()
-	log.SetOutput(os.Stderr)
+	log.SetOutput(output)
 	level, err := logrus.ParseLevel(cfg.LogLevel)
 	if err != nil {
 		return nil, err
@@ -181,7 +182,40 @@ func runAgent(cfg config.Config, private bool) error {
 	debug.SetGCPercent(400)
 	unix.Umask(0o022) // containers read what we write for them
 	liftLimits()
-	log, err := newLogger(cfg)
+	if private { // it has no output of anybody's
+		return serve(cfg, true, os.Stderr)
+	}
+	output, err := keeper.Output()
+	if err != nil {
+		return err
+	}
+	if output != io.Writer(os.Stderr) {
+		reportCrashes()
+	}
+	if err := serve(cfg, false, output); err != nil {
+		fmt.Fprintf(output, "farpage: %v\n", err)
+		return exitStatus(1)
+	}
+	return nil
+}
+
+// terminationLog is the file that a kubelet shows as why a container has ended.
+const terminationLog = "/dev/termination-log"
+
+// reportCrashes has Go write what a crash says there, where there is such a file: it
+// does not reach the log once that is another thread's.
+func reportCrashes() {
+	file, err := os.OpenFile(terminationLog, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return
+	}
+	defer file.Close()
+	_ = debug.SetCrashOutput(file, debug.CrashOptions{}) // then there is no such report
+}
+
+// serve is the agent until it is told to stop, or a private one is not needed any more.
+func serve(cfg config.Config, private bool, output io.Writer) error {
+	log, err := newLogger(cfg, output)
 	if err != nil {
 		return err
 	}

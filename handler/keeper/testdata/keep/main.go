@@ -1,13 +1,15 @@
 // Keep is an agent that does nothing but keep: it makes descriptors that last and
 // a keeper, says so on standard output, and waits for its end.
 //
-//	keep publish|isolate|stray FOLDER
+//	keep publish|isolate|output|stray FOLDER
 package main
 
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/farpage/farpage/handler/keeper"
@@ -26,6 +28,19 @@ func main() {
 }
 
 func run(how, dir string) error {
+	var output io.Writer = os.Stdout
+	if how == "output" {
+		var err error
+		if output, err = keeper.Output(); err != nil {
+			return err
+		}
+		for _, text := range []string{"a line\n", strings.Repeat("long ", 100_000) + "\n", "the last line\n"} {
+			if _, err := io.WriteString(output, text); err != nil {
+				return err
+			}
+		}
+		fmt.Println("this leads nowhere")
+	}
 	early, err := file("early")
 	if err != nil {
 		return err
@@ -73,7 +88,10 @@ func run(how, dir string) error {
 			return err
 		}
 	}
-	return json.NewEncoder(os.Stdout).Encode(map[string]any{
+	if how == "output" {
+		return nil
+	}
+	return json.NewEncoder(output).Encode(map[string]any{
 		"record": record, "early": early, "before": before, "after": after, "closed": closed,
 	})
 }
