@@ -70,6 +70,10 @@ bench: test-packages build ## medians and ratios, all measured in one run (as ro
 	@go build -o bin/farpage-bench ./test/bench
 	@exec bin/farpage-bench --farpage bin
 
+test-vm: vm-packages ## farpage in a Debian 13 that boots under qemu (as root)
+	@go build -o bin/farpage-vm ./test/vm
+	@exec bin/farpage-vm
+
 packages: ## a .deb and a .rpm, into dist/
 	@rm -rf dist && mkdir -p dist/man dist/completions dist/units
 	@$(MAKE) --no-print-directory build BIN=dist/bin VERSION='$(VERSION)'
@@ -99,6 +103,9 @@ manifests: ## the plain manifests for Kubernetes, from the Helm chart
 			--namespace farpage --set namespace.create=true; } >$(MANIFESTS).new
 	@mv $(MANIFESTS).new $(MANIFESTS)
 
+vm-packages:
+	@scripts/ensure-packages.sh vm
+
 demo-packages:
 	@scripts/ensure-packages.sh demo
 
@@ -107,4 +114,4 @@ clean: ## remove what was built
 	$(MAKE) --no-print-directory -s -C test/guest clean
 	rm -rf bin dist
 
-.PHONY: help build shim test test-packages lint lint-packages demo demo-packages bench packages clean
+.PHONY: help build shim test test-vm vm-packages test-packages lint lint-packages demo demo-packages bench packages clean

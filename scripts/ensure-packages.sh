@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what a purpose needs and is not there yet, and says so.
 #
-#   scripts/ensure-packages.sh build|test|lint|demo...
+#   scripts/ensure-packages.sh build|test|lint|demo|vm...
 #
 # Knows Debian and its kin; elsewhere it says which commands are missing.
 set -euo pipefail
@@ -9,7 +9,7 @@ set -euo pipefail
 declare -A package_of=(
 	[gcc]=gcc [make]=make [python3]=python3 [redis-server]=redis-server
 	[xz]=xz-utils [runc]=runc [crun]=crun [mke2fs]=e2fsprogs [mount]=mount [podman]=podman
-	[containerd]=containerd [mmdebstrap]=mmdebstrap [rpm]=rpm [shellcheck]=shellcheck [musl-gcc]=musl-tools
+	[containerd]=containerd [mmdebstrap]=mmdebstrap [qemu-system-x86_64]=qemu-system-x86 [rpm]=rpm [shellcheck]=shellcheck [musl-gcc]=musl-tools
 	[/usr/include/stdio.h]=libc6-dev
 )
 
@@ -20,8 +20,9 @@ needed_for() {
 		podman containerd mmdebstrap rpm ;;
 	lint) echo gcc make /usr/include/stdio.h musl-gcc shellcheck ;;
 	demo) echo gcc make /usr/include/stdio.h redis-server runc ;;
+	vm) echo gcc make /usr/include/stdio.h redis-server mke2fs mmdebstrap qemu-system-x86_64 ;;
 	*)
-		echo "ensure-packages: unknown purpose \"$1\": want build, test, lint or demo" >&2
+		echo "ensure-packages: unknown purpose \"$1\": want build, test, lint, demo or vm" >&2
 		return 2
 		;;
 	esac

@@ -150,8 +150,11 @@ func (f *installFlags) run(ctx context.Context, plan func(install.Host, *install
 		fmt.Printf("note: %s\n", note)
 	}
 	switch {
-	case len(p.Changes) == 0:
+	case len(p.Changes) == 0 && !p.Pending:
 		fmt.Printf("nothing to change: farpage %s\n", nothing)
+		return nil
+	case f.dryRun && p.Pending:
+		fmt.Printf("no file is to be changed; %s\n", p.Then)
 		return nil
 	case f.dryRun:
 		fmt.Print(p.Diff())

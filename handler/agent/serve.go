@@ -32,14 +32,7 @@ const clientsMax = 128
 // Serve answers on the control socket until it is closed.
 func (a *Agent) Serve(l net.Listener) *http.Server {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/containers", func(w http.ResponseWriter, r *http.Request) {
-		var req api.AddRequest
-		if !decode(w, r, &req) {
-			return
-		}
-		reply, err := a.Add(req)
-		answer(w, reply, err)
-	})
+	mux.HandleFunc("POST /v1/containers", asked(func(_ *http.Request, req api.AddRequest) (api.AddReply, error) { return a.Add(req) }))
 	mux.HandleFunc("GET /v1/containers", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, a.List(), nil)
 	})
@@ -47,33 +40,18 @@ func (a *Agent) Serve(l net.Listener) *http.Server {
 		c, err := a.Get(r.PathValue("id"))
 		answer(w, c, err)
 	})
-	mux.HandleFunc("POST /v1/containers/{id}/prepare", func(w http.ResponseWriter, r *http.Request) {
-		var req api.PrepareRequest
-		if !decode(w, r, &req) {
-			return
-		}
-		reply, err := a.Prepare(r.PathValue("id"), req)
-		answer(w, reply, err)
-	})
+	mux.HandleFunc("POST /v1/containers/{id}/prepare", asked(func(r *http.Request, req api.PrepareRequest) (api.AddReply, error) {
+		return a.Prepare(r.PathValue("id"), req)
+	}))
 	mux.HandleFunc("DELETE /v1/containers/{id}/prepare", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, struct{}{}, a.GiveUp(r.PathValue("id")))
 	})
-	mux.HandleFunc("POST /v1/containers/{id}/evict", func(w http.ResponseWriter, r *http.Request) {
-		var req api.EvictRequest
-		if !decode(w, r, &req) {
-			return
-		}
-		reply, err := a.Evict(r.Context(), r.PathValue("id"), req)
-		answer(w, reply, err)
-	})
-	mux.HandleFunc("POST /v1/containers/{id}/set", func(w http.ResponseWriter, r *http.Request) {
-		var req api.SetRequest
-		if !decode(w, r, &req) {
-			return
-		}
-		c, err := a.Set(r.PathValue("id"), req)
-		answer(w, c, err)
-	})
+	mux.HandleFunc("POST /v1/containers/{id}/evict", asked(func(r *http.Request, req api.EvictRequest) (api.EvictReply, error) {
+		return a.Evict(r.Context(), r.PathValue("id"), req)
+	}))
+	mux.HandleFunc("POST /v1/containers/{id}/set", asked(func(r *http.Request, req api.SetRequest) (api.Container, error) {
+		return a.Set(r.PathValue("id"), req)
+	}))
 	mux.HandleFunc("GET /v1/agent", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, a.Describe(), nil)
 	})
@@ -105,6 +83,18 @@ func (a *Agent) versioned(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// asked is the handler of a request that has a body.
+func asked[Request, Reply any](do func(*http.Request, Request) (Reply, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var req Request
+		if !decode(w, r, &req) {
+			return
+		}
+		reply, err := do(r, req)
+		answer(w, reply, err)
+	}
 }
 
 func decode(w http.ResponseWriter, r *http.Request, into any) bool {

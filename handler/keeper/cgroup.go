@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/farpage/farpage/internal/proc"
 )
 
 // cgroupName is the cgroup that keepers are in: what ends the agent's cgroup
@@ -26,16 +29,12 @@ type hierarchy struct {
 func hierarchies(mountinfo string) []hierarchy {
 	var all []hierarchy
 	for line := range strings.Lines(mountinfo) {
-		head, tail, ok := strings.Cut(line, " - ")
-		f, g := strings.Fields(tail), strings.Fields(head)
-		if !ok || len(f) < 3 || len(g) < 5 {
-			continue
-		}
-		switch f[0] {
+		m, _ := proc.ParseMount(line)
+		switch m.FSType {
 		case "cgroup2":
-			all = append(all, hierarchy{g[4], true})
+			all = append(all, hierarchy{m.Point, true})
 		case "cgroup":
-			all = append(all, hierarchy{g[4], strings.Contains(f[2], "name=systemd")})
+			all = append(all, hierarchy{m.Point, slices.Contains(m.SuperOptions, "name=systemd")})
 		}
 	}
 	return all

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -13,29 +14,17 @@ import (
 	"github.com/farpage/farpage/internal/need"
 )
 
-// outputAgent starts an agent that writes through Output, and returns what comes out of
-// its pipes, which end with it.
-func outputAgent(t *testing.T, dir string, before ...string) (*exec.Cmd, Record, <-chan string) {
+// startOutput starts an agent that writes through Output, with both outputs to a file,
+// and waits for its keeper.
+func startOutput(t *testing.T, to *os.File) (agent *os.Process, record Record) {
 	t.Helper()
 	need.Root(t, "an agent")
-	words := append(before, build(t), "output", dir)
-	command := exec.Command(words[0], words[1:]...)
-	reader, writer, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	command.Stdout, command.Stderr = writer, writer
+	dir := t.TempDir()
+	command := exec.Command(build(t), "output", dir)
+	command.Stdout, command.Stderr = to, to
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	_ = writer.Close() // the test's own
-	ended := make(chan string, 1)
-	go func() {
-		text, _ := io.ReadAll(reader)
-		_ = reader.Close()
-		ended <- string(text)
-	}()
-	var record Record
 	t.Cleanup(func() {
 		_ = command.Process.Kill()
 		_ = command.Wait()
@@ -43,24 +32,42 @@ func outputAgent(t *testing.T, dir string, before ...string) (*exec.Cmd, Record,
 	})
 	within(t, "a keeper", func() bool {
 		var there bool
+		var err error
 		record, there, err = Read(dir)
 		return there && err == nil
 	})
-	return command, record, ended
+	return command.Process, record
+}
+
+// expectStderr checks where an agent's standard error goes, as others see it: by the table
+// that it shares with its keeper.
+func expectStderr(t *testing.T, record Record, want string) {
+	t.Helper()
+	if to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/2", record.Agent)); err != nil || to != want {
+		t.Errorf("its standard error is %s, %v", to, err)
+	}
 }
 
 func TestWhoReadsTheAgentsOutputDoesNotWaitForItsKeeper(t *testing.T) {
-	command, record, ended := outputAgent(t, t.TempDir())
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan string, 1)
+	go func() {
+		text, _ := io.ReadAll(reader)
+		_ = reader.Close()
+		ended <- string(text)
+	}()
+	agent, record := startOutput(t, writer)
+	_ = writer.Close() // the test's own
 	select {
 	case text := <-ended:
 		t.Fatalf("its output ends while it runs: %q", text)
 	case <-time.After(100 * time.Millisecond):
 	}
-	// What others see of the agent is the table that it shares with its keeper.
-	if to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/2", record.Agent)); err != nil || to != "/dev/null" {
-		t.Errorf("its standard error is %s, %v", to, err)
-	}
-	_ = command.Process.Kill() // in the middle of whatever it does
+	expectStderr(t, record, "/dev/null")
+	_ = agent.Kill() // in the middle of whatever it does
 	select {
 	case text := <-ended:
 		if want := "a line\n" + string(bytes.Repeat([]byte("long "), 100_000)) + "\nthe last line\n"; text != want {
@@ -75,30 +82,11 @@ func TestWhoReadsTheAgentsOutputDoesNotWaitForItsKeeper(t *testing.T) {
 }
 
 func TestOutputThatIsNoPipeStaysWhereItIs(t *testing.T) {
-	file, err := os.Create(t.TempDir() + "/log")
+	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	dir := t.TempDir()
-	command := exec.Command(build(t), "output", dir)
-	command.Stdout, command.Stderr = file, file
-	need.Root(t, "an agent")
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var record Record
-	defer func() {
-		_ = command.Process.Kill()
-		_ = command.Wait()
-		end(t, record)
-	}()
-	within(t, "a keeper", func() bool {
-		var there bool
-		record, there, err = Read(dir)
-		return there && err == nil
-	})
-	if to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/2", record.Agent)); err != nil || to != file.Name() {
-		t.Errorf("its standard error is %s, %v", to, err)
-	}
+	_, record := startOutput(t, file)
+	expectStderr(t, record, file.Name())
 }

@@ -34,12 +34,16 @@ var ErrGone = errors.New("target: the memory is gone")
 // Reader reads proc files into a buffer that it keeps.
 type Reader struct{ buf []byte }
 
-// All reads a proc file from its beginning. The result is valid until the next
-// call. The file position is not used.
-func (r *Reader) All(fd int) ([]byte, error) {
+func (r *Reader) prepare() {
 	if r.buf == nil {
 		r.buf = make([]byte, 128<<10)
 	}
+}
+
+// All reads a proc file from its beginning. The result is valid until the next
+// call. The file position is not used.
+func (r *Reader) All(fd int) ([]byte, error) {
+	r.prepare()
 	n := 0
 	for {
 		if n == len(r.buf) {
@@ -69,9 +73,7 @@ func (r *Reader) All(fd int) ([]byte, error) {
 // Record reads a proc file that is one record: the kernel gives all of it at once
 // (single_open in fs/seq_file.c). The result is valid until the next call.
 func (r *Reader) Record(fd int) ([]byte, error) {
-	if r.buf == nil {
-		r.buf = make([]byte, 128<<10)
-	}
+	r.prepare()
 	for {
 		n, err := syscall.Pread(fd, r.buf, 0)
 		switch {

@@ -32,6 +32,7 @@ type Plan struct {
 	Changes []Change
 	Then    string // what the user has to do for it to hold; empty: nothing
 	Command []string
+	Pending bool     // what Then says is to be done, though no file changes
 	Notes   []string // what the user should know
 }
 

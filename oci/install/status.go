@@ -71,7 +71,7 @@ func status(name, version, command string, plan Plan, err error) Status {
 	case err != nil:
 		s.Detail += ", farpage cannot be installed: " + err.Error()
 		s.Fix = "mend that, then sudo farpage install " + command
-	case len(plan.Changes) > 0:
+	case len(plan.Changes) > 0 || plan.Pending:
 		s.Detail += ", farpage is not installed"
 		s.Fix = "sudo farpage install " + command
 	default:

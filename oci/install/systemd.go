@@ -3,7 +3,12 @@ package install
 import (
 	"bytes"
 	_ "embed"
+	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 )
 
 // The units, with the folder of the programs to be filled in.
@@ -57,7 +62,13 @@ func Systemd(h Host) (Plan, error) {
 			files[filepath.Join(unitsDir, name)] = content
 		}
 	}
-	return dropIns(h, plan, files)
+	plan, err := dropIns(h, plan, files)
+	if err != nil {
+		return plan, err
+	}
+	enabled, err := enablings(h)
+	plan.Pending = len(plan.Changes) == 0 && slices.Contains(enabled, false)
+	return plan, err
 }
 
 // RemoveSystemd takes them away. The agent is to be stopped first: what it serves is left
@@ -68,5 +79,31 @@ func RemoveSystemd(h Host) (Plan, error) {
 		files[filepath.Join(unitsDir, name)] = nil
 	}
 	const end = "systemctl disable --now " + enabledUnits + "; systemctl stop farpage-nri.service; systemctl daemon-reload"
-	return removeDropIns(h, Plan{Then: "systemd forgets the units: " + end, Command: []string{"sh", "-c", end}}, files)
+	plan, err := removeDropIns(h, Plan{Then: "systemd forgets the units: " + end, Command: []string{"sh", "-c", end}}, files)
+	if err != nil {
+		return plan, err
+	}
+	enabled, err := enablings(h)
+	plan.Pending = len(plan.Changes) == 0 && slices.Contains(enabled, true)
+	return plan, err
+}
+
+// enablings says of each unit that starts at boot whether it does: `systemctl enable` makes
+// a link for what the unit's WantedBy= names (systemd.unit(5)).
+func enablings(h Host) ([]bool, error) {
+	var enabled []bool
+	for name, text := range Units(h.Bin) {
+		for line := range strings.Lines(string(text)) {
+			target, found := strings.CutPrefix(line, "WantedBy=")
+			if !found {
+				continue
+			}
+			_, err := os.Lstat(h.path(filepath.Join(unitsDir, strings.TrimSpace(target)+".wants", name)))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+			enabled = append(enabled, err == nil)
+		}
+	}
+	return enabled, nil
 }

@@ -15,7 +15,7 @@ var arrows = []arrow{
 	{folder: "handler/space", why: "what a page is, without I/O, so that it can be tested by a model"},
 	{folder: "handler/evict", why: "policy, without I/O, clock or randomness of its own"},
 	{
-		folder: "handler", modules: true, ours: []string{"handler", "store", "oci/policy", "api", "shim"},
+		folder: "handler", modules: true, ours: []string{"handler", "store", "oci/policy", "api", "shim", "internal/proc"},
 		why: "the agent knows no engine",
 	},
 	{folder: "oci/policy", why: "the hook and the agent share it, and it must stay small"},

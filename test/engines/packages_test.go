@@ -130,7 +130,8 @@ func TestDebianPackageIsInstalledUpgradedAndPurgedWithoutATrace(t *testing.T) {
 	} {
 		contains(t, engine, d.must("farpage", "install", engine), file)
 	}
-	contains(t, "farpage install systemd", d.must("farpage", "install", "systemd"), "nothing to change")
+	// The units are the package's, and still to be enabled.
+	contains(t, "farpage install systemd", d.must("farpage", "install", "systemd"), "systemctl enable --now farpage.socket farpage.service")
 
 	// What the operator has written stays with an upgrade.
 	const own = "log-level = \"debug\"\n"
@@ -180,8 +181,8 @@ func TestRemovalIsRefusedWhileProcessesAreManaged(t *testing.T) {
 	h.alone(t, c.ID())
 	// The script asks the agent of the host; here that is this one. It must do no more.
 	bin := t.TempDir()
-	stub := "#!/bin/sh\n[ \"$1\" = ps ] || exit 99\nexec " + h.bin + "/farpage \"$@\" --socket-dir " + h.SocketDir() + "\n"
-	if err := os.WriteFile(filepath.Join(bin, "farpage"), []byte(stub), 0o755); err != nil {
+	here := "#!/bin/sh\n[ \"$1\" = ps ] || exit 99\nexec " + h.bin + "/farpage \"$@\" --socket-dir " + h.SocketDir() + "\n"
+	if err := os.WriteFile(filepath.Join(bin, "farpage"), []byte(here), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), "sh", "../../packaging/preremove.sh", "remove")
