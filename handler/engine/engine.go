@@ -79,6 +79,7 @@ type Engine struct {
 	evictedAt         time.Time // of the last page, or when there was no need or no room
 	held              []held
 	answeredAt        time.Time // when a helper last said how it fared
+	issuedAt          time.Time // when one was last given a command
 	turnProc          int
 	faulting          bool // a uffd had something to say in this turn
 	pss               pssWorker
@@ -395,9 +396,9 @@ func (e *Engine) timeout() time.Duration {
 		case len(p.told) > 0 || p.unscanned || p.unarmed || p.unprotected:
 			t = min(t, settleEvery)
 		case p.blocked || len(p.deferred) > 0:
-			// The helper says when it is done. One that takes long has no CPU, and engines
-			// that look after it in turn would be the reason.
-			t = min(t, max(crowded(blockedEvery), e.now.Sub(e.answeredAt)/8))
+			t = min(t, e.waitEvery())
+		case p.unkept:
+			t = min(t, lookEvery)
 		case !p.has(state.FlagReady) || p.has(state.FlagHungUp):
 			t = min(t, sweepEvery) // its end raises no event
 		case p.running() || e.forced > 0:
@@ -405,6 +406,20 @@ func (e *Engine) timeout() time.Duration {
 		}
 	}
 	return t
+}
+
+// waitEvery is how often the engine looks when somebody waits. A helper says when it is
+// done. One that takes long has no CPU, and engines that look after it in turn would be
+// the reason.
+func (e *Engine) waitEvery() time.Duration {
+	silent := time.Duration(0)
+	for _, p := range e.live {
+		if p.running() {
+			silent = min(e.now.Sub(e.answeredAt), e.now.Sub(e.issuedAt))
+			break
+		}
+	}
+	return min(max(crowded(blockedEvery), silent/8), crowded(measureEvery))
 }
 
 // ready notes what a descriptor has to say.
@@ -523,6 +538,9 @@ func (e *Engine) attend(p *process) {
 	}
 	if p.unprotected {
 		e.protectNow(p)
+	}
+	if p.unkept && len(p.batch) == 0 && e.now.Sub(p.keptAt) >= lookEvery {
+		e.keep(p)
 	}
 }
 

@@ -29,6 +29,9 @@ func (e *Engine) pressure() {
 	if want <= 0 {
 		e.evictedAt = e.now
 		e.helpless = false
+		for _, p := range e.live {
+			p.rests = 0 // what the clock finds from now on is another matter
+		}
 		return
 	}
 	if e.farLimit >= 0 {
@@ -166,7 +169,9 @@ const leavesPerChoice = 512
 // flight and notes them as its command. The clock passes a page by as often as
 // its age says.
 func (e *Engine) choose(p *process, want int) int {
-	e.exclude(p)
+	if p.unkept || p.keptAt != e.now {
+		e.keep(p)
+	}
 	pages, runs := 0, 0
 	begin, wrapped := p.cursor, false
 	for leaves := 0; leaves < leavesPerChoice && pages < want; leaves++ {
@@ -206,7 +211,7 @@ func (e *Engine) choose(p *process, want int) int {
 				leaf[i] = entry.WithAge(age - 1)
 				continue
 			}
-			if _, no := p.excluded[addr]; no {
+			if _, no := p.kept[addr]; no {
 				continue
 			}
 			if runs == handoff.RunsMax {
@@ -247,6 +252,7 @@ func (e *Engine) issue(p *process) {
 		r := &p.runs[i]
 		p.pipe.SetRun(i, r.Addr, r.Pages, r.First)
 	}
+	e.issuedAt = e.now
 	p.pipe.Publish(p.rec.Command, int(p.rec.RunCount))
 }
 
@@ -310,6 +316,7 @@ func (e *Engine) take(p *process, r *state.Run, moved uint32, errno syscall.Errn
 	r.Pages = 0
 	if moved > 0 {
 		e.stuck = false
+		p.unkept = true
 	}
 }
 

@@ -43,8 +43,10 @@ type process struct {
 	round        time.Time // when the clock last came round and found nothing
 	rests        int       // rounds since the clock found something
 	streams      [4]stream
-	borders      []uint64 // where mappings end, as of the last look
-	excluded     map[uint64]struct{}
+	borders      []uint64            // where mappings end, as of the last look
+	kept         map[uint64]struct{} // pages that must not be far, as of the last look
+	keptAt       time.Time           // when that was
+	unkept       bool                // one of them may be far
 	parent       *process
 	wiped        ranges // of the parent: what a child does not inherit
 	wipedKnown   bool
@@ -98,7 +100,7 @@ func (e *Engine) track(i int) *process {
 	e.nextTag++
 	return &process{
 		rec: &e.mem.Procs[i], index: i, tag: e.nextTag, runs: e.mem.Runs(i),
-		statm: -1, task: -1, excluded: map[uint64]struct{}{}, born: e.now,
+		statm: -1, task: -1, kept: map[uint64]struct{}{}, born: e.now,
 	}
 }
 
@@ -182,7 +184,7 @@ func (e *Engine) look(p *process) {
 		p.statm = fd
 	}
 	if fd, err := unix.Open(fmt.Sprintf("/proc/%d/task", p.rec.Pid), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err == nil {
-		p.task = fd
+		p.task, p.unkept = fd, true
 	}
 }
 

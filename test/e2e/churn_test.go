@@ -45,7 +45,7 @@ func TestChurnOfAllMemoryCallsLosesNoByteOnLoadedCPUs(t *testing.T) {
 	argv := append([]string{guest(t, "churn"), "--threads", "8", "--seconds", strconv.Itoa(seconds)},
 		strings.Fields(os.Getenv("FARPAGE_CHURN_ARGS"))...)
 	hogCPUs(t, seconds)
-	far := startFar(t, t.TempDir(), argv...).wait(time.Duration(seconds)*time.Second + 3*time.Minute)
+	far := startFar(t, t.TempDir(), argv...).wait(time.Duration(seconds)*time.Second + 10*time.Minute)
 	far.log(t)
 	t.Logf("%s", far.stderr)
 	if far.status != 0 || string(far.stdout) != "churn: 8 threads right\n" {

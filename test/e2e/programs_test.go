@@ -88,9 +88,9 @@ var programs = []program{
 	guestProgram("musl-threads8", "128"),
 	guestProgram("musl-forktree", "64"),
 	guestProgram("musl-threadexit", "64", "20"),
-	pythonProgram("200"),
-	gccProgram(500),
-	xzProgram(48),
+	pythonProgram("100"),
+	gccProgram(250),
+	xzProgram(24),
 }
 
 func TestProgramDoesTheSameWithThirtyTwoMebibytesLocal(t *testing.T) {

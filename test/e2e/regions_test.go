@@ -45,9 +45,10 @@ type part struct {
 
 func (p part) end() uint64 { return p.start + uint64(p.pages)*pageBytes }
 
-// seed is the guest of that name in a container, on its way from step to step.
+// seed is the guest of that name in a container, or another that goes from step to step.
 type seed struct {
 	*contained
+	guest string
 	told  *os.File
 	on    *os.File
 	text  []byte // told and not yet taken in
@@ -59,13 +60,18 @@ type seed struct {
 // main begins, or it does not begin.
 func startSeed(t *testing.T, h *host, regions string, arguments ...string) *seed {
 	t.Helper()
-	s := &seed{parts: map[string]part{}}
+	return startStepping(t, h, "seed", regions, arguments...)
+}
+
+func startStepping(t *testing.T, h *host, name, regions string, arguments ...string) *seed {
+	t.Helper()
+	s := &seed{guest: name, parts: map[string]part{}}
 	dir := t.TempDir()
 	s.told, s.on = openFifo(t, filepath.Join(dir, "told")), openFifo(t, filepath.Join(dir, "on"))
 	s.contained = h.startContained(t, dir, "32Mi", func(cfg *container.Config) {
 		cfg.Annotations[policy.KeyRegions] = regions
 		cfg.Annotations[policy.KeyOnFailure] = policy.OnFailureClosed
-	}, append([]string{guest(t, "seed")}, arguments...)...)
+	}, append([]string{guest(t, name)}, arguments...)...)
 	return s
 }
 
@@ -288,7 +294,7 @@ func (s *seed) expectRight() outcome {
 	s.goOn()
 	far := s.wait(time.Minute)
 	far.log(s.t)
-	if far.status != 0 || string(far.stdout) != "seed: all is right\n" {
+	if far.status != 0 || string(far.stdout) != s.guest+": all is right\n" {
 		s.t.Errorf("exit status %d, stdout %q\nstderr:\n%s", far.status, far.stdout, tail(far.stderr))
 	}
 	far.expectSound(s.t)
@@ -490,15 +496,15 @@ func TestBudgetHoldsWhileTheHelperGetsNoTurn(t *testing.T) {
 	s.goOn()
 	for range stops {
 		time.Sleep(pause / 3)
-		s.stopHelper(pause)
+		s.withHelperStopped(func() { time.Sleep(pause) })
 	}
 	s.at("done")
 	s.expectPeakInBudget()
 	s.expectRight().expectFar(t)
 }
 
-// stopHelper keeps the helper, and no other thread, from running for a while.
-func (s *seed) stopHelper(pause time.Duration) {
+// withHelperStopped calls f while the helper, and no other thread, is kept from running.
+func (s *seed) withHelperStopped(f func()) {
 	s.t.Helper()
 	helper := 0
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", s.pid))
@@ -528,7 +534,7 @@ func (s *seed) stopHelper(pause time.Duration) {
 	if _, err := unix.Wait4(helper, &status, unix.WALL, nil); err != nil || !status.Stopped() {
 		s.t.Fatalf("wait for the helper to stop: %v, %#x", err, status)
 	}
-	time.Sleep(pause)
+	f()
 }
 
 // expectPeakInBudget says that never more was resident than may be.

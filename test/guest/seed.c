@@ -4,19 +4,14 @@
  * touched for the first time, written, far and read back, forked, protected, unmapped,
  * moved out of the ranges and into them, and evicted by the program's own
  * mremap(MREMAP_DONTUNMAP), called by one thread while another is stopped.
- *
- * At each step it tells the fifo `told` where its parts are and which step that is, and
- * waits for a byte from the fifo `on`, so that it can be looked at from outside. Without
- * fifos it goes through all of it alone.
  */
 #define _GNU_SOURCE
-#include <fcntl.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/syscall.h>
 
-#include "guest.h"
+#include "steps.h"
 
 #define MIB (1UL << 20)
 
@@ -45,33 +40,9 @@ static struct part parts[PARTS];
 static uint64_t generation; /* 0: nobody has written, all is zeros */
 static uint64_t owner = 1;
 
-static int told = -1, on = -1;
-
-static void open_fifos(void)
-{
-	if (access("told", F_OK))
-		return;
-	told = open("told", O_WRONLY | O_CLOEXEC);
-	on = open("on", O_RDONLY | O_CLOEXEC);
-	if (told < 0 || on < 0)
-		fail_errno("open the fifos");
-}
-
 static void tell(const struct part *part)
 {
-	if (told >= 0)
-		dprintf(told, "part %s %lx %lu\n", part->name,
-			(unsigned long)part->at, part->pages);
-}
-
-static void step(const char *name)
-{
-	char byte;
-
-	if (told < 0)
-		return;
-	dprintf(told, "step %s %d\n", name, getpid());
-	must_read(on, &byte, 1);
+	tell_part(part->name, part->at, part->pages);
 }
 
 static uint64_t owner_of(const struct part *part)

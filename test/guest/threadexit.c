@@ -9,8 +9,8 @@
  * "private" in memory that may be far itself when its owner ends.
  */
 #include <pthread.h>
-#include <sys/syscall.h>
 
+#include "coldexit.h"
 #include "guest.h"
 
 #define THREADS 8
@@ -39,32 +39,6 @@ static void make_robust(pthread_mutex_t *mutex)
 }
 
 /*
- * Waits for end of file and ends the thread with registers only, so that
- * nothing of its stack or thread block is touched before the kernel does. The
- * byte that read could bring never comes.
- */
-static __attribute__((noreturn)) void wait_and_exit_cold(void)
-{
-	char *nowhere = slots[THREADS].page;
-#ifdef __x86_64__
-	register long number __asm__("rax") = SYS_read;
-
-	__asm__ volatile("syscall\n\t"
-			 "movl %[exit], %%eax\n\t"
-			 "xorl %%edi, %%edi\n\t"
-			 "syscall"
-			 : "+r"(number)
-			 : "D"((long)leave[0]), "S"(nowhere), "d"(1L),
-			   [exit] "i"(SYS_exit)
-			 : "rcx", "r11", "memory");
-#else
-	syscall(SYS_read, leave[0], nowhere, 1);
-	syscall(SYS_exit, 0);
-#endif
-	__builtin_unreachable();
-}
-
-/*
  * Odd threads go the cold way, even ones return as threads do. With musl all
  * return: its pthread_join waits for what pthread_exit writes.
  */
@@ -88,7 +62,7 @@ static void *hold_until_end(void *thread_number)
 		fail("thread %lu: pthread_mutex_lock", number);
 	pthread_barrier_wait(&all_locked);
 	if (goes_cold(number))
-		wait_and_exit_cold();
+		wait_and_exit_cold(leave[0], slots[THREADS].page);
 	if (read(leave[0], &byte, 1) != 0)
 		fail("thread %lu: read", number);
 	return NULL;

@@ -73,6 +73,7 @@ struct region {
  */
 struct progress {
 	uint64_t steps;
+	uint64_t alive; /* grows with all that is done */
 	const char *doing;
 	char *at;
 	uint32_t pages;
@@ -84,6 +85,7 @@ struct worker {
 	uint64_t random;
 	struct progress *progress;
 	pid_t child; /* forked and not yet reaped; 0: none */
+	bool is_child;
 	uint32_t child_seed;
 	int pipe[2];
 	struct region regions[REGIONS];
@@ -132,6 +134,8 @@ void fork_and_check(struct worker *worker);
 void reap(struct worker *worker, bool wait);
 
 /* watchdog.c */
+/* What takes a moment only begins, or goes on. */
+void be_alive(struct worker *worker);
 void start_watchdog(const struct worker *workers);
 
 #endif

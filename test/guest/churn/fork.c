@@ -19,6 +19,7 @@ static void write_every_third(struct worker *worker)
 
 		if (!region->at)
 			continue;
+		be_alive(worker);
 		remember(worker, region, "written in a child", 0,
 			 region->pages);
 		for (uint32_t p = 0; p < region->pages; p += 3)
@@ -43,8 +44,8 @@ static __attribute__((noreturn)) void live_as_child(struct worker *worker)
 {
 	struct progress own = { .steps = worker->progress->steps };
 
-	alarm(HUNG_AFTER_SECONDS);
 	worker->progress = &own;
+	worker->is_child = true;
 	check_all(worker, "inherited");
 	write_every_third(worker);
 	map_fresh(worker);
@@ -67,9 +68,15 @@ void reap(struct worker *worker, bool wait)
 	pid_t pid;
 	int status;
 
-	do
-		pid = waitpid(worker->child, &status, wait ? 0 : WNOHANG);
-	while (pid < 0 && errno == EINTR);
+	for (;;) {
+		pid = waitpid(worker->child, &status, WNOHANG);
+		if (pid < 0 && errno == EINTR)
+			continue;
+		if (pid || !wait)
+			break;
+		be_alive(worker); /* the child's alarm says when it is not */
+		usleep(10000);
+	}
 	if (pid < 0)
 		fail_errno("waitpid");
 	if (!pid)

@@ -332,6 +332,7 @@ void step(struct worker *worker)
 	enum operation operation = some_operation(worker);
 
 	worker->progress->steps++;
+	be_alive(worker);
 	if (worker->child)
 		reap(worker, false);
 	if (!region->at) {

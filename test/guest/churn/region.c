@@ -56,6 +56,7 @@ void map_region(struct worker *worker, struct region *region)
 		madvise(region->at, region->pages * PAGE_BYTES, MADV_HUGEPAGE);
 	zeroed(region, 0, region->pages);
 	remember(worker, region, huge ? "map huge" : "map", 0, region->pages);
+	be_alive(worker);
 	for (uint32_t p = 0; p < region->pages; p++) {
 		if (pick(worker, 2))
 			check_page(worker, region, p, "fresh");
@@ -172,6 +173,7 @@ void check_page(struct worker *worker, struct region *region, uint32_t page,
 void check_region(struct worker *worker, struct region *region,
 		  const char *when)
 {
+	be_alive(worker);
 	for (uint32_t p = 0; p < region->pages; p++)
 		check_page(worker, region, p, when);
 }

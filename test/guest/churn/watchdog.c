@@ -1,7 +1,15 @@
 /* Says what hangs, and ends the program. */
 #include <pthread.h>
+#include <unistd.h>
 
 #include "churn.h"
+
+void be_alive(struct worker *worker)
+{
+	worker->progress->alive++;
+	if (worker->is_child)
+		alarm(HUNG_AFTER_SECONDS);
+}
 
 static void print_state(const struct worker *workers, const uint32_t *idle)
 {
@@ -10,7 +18,7 @@ static void print_state(const struct worker *workers, const uint32_t *idle)
 
 		dprintf(2,
 			"  worker %u tid %d step %lu: %s, region %p of %u pages, "
-			"no step for %u s\n",
+			"nothing done for %u s\n",
 			w, progress->tid, progress->steps,
 			progress->doing ? progress->doing : "nothing yet",
 			(void *)progress->at, progress->pages, idle[w]);
@@ -26,11 +34,11 @@ static void *watch(void *argument_workers)
 	for (;;) {
 		sleep(1);
 		for (uint32_t w = 0; w < options.threads; w++) {
-			uint64_t steps = __atomic_load_n(
-				&workers[w].progress->steps, __ATOMIC_RELAXED);
+			uint64_t alive = __atomic_load_n(
+				&workers[w].progress->alive, __ATOMIC_RELAXED);
 
-			idle[w] = steps == seen[w] ? idle[w] + 1 : 0;
-			seen[w] = steps;
+			idle[w] = alive == seen[w] ? idle[w] + 1 : 0;
+			seen[w] = alive;
 			if (idle[w] < HUNG_AFTER_SECONDS)
 				continue;
 			dprintf(2, "HUNG: worker %u\n", w);
