@@ -72,9 +72,21 @@ func Run(o Options, args []string, stderr io.Writer) int {
 	return statusFailed
 }
 
+// usualFolders are where a runtime is looked for last: podman calls it without a PATH where
+// it pauses or kills a container.
+var usualFolders = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
+
 // runtimePath finds the runtime.
 func runtimePath(name string) (string, error) {
 	path, err := exec.LookPath(name)
+	for _, folder := range usualFolders {
+		if err == nil || strings.Contains(name, "/") {
+			break
+		}
+		if there, errThere := exec.LookPath(filepath.Join(folder, name)); errThere == nil {
+			path, err = there, nil
+		}
+	}
 	if err != nil {
 		return "", fmt.Errorf("the runtime that does the work, %s, is not to be found (%w): install it or name another one by --farpage-runtime", name, err)
 	}

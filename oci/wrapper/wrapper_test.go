@@ -203,6 +203,16 @@ func TestItsOwnTroubleStopsAContainerOnlyWhereThatIsAskedFor(t *testing.T) {
 	}
 }
 
+func TestARuntimeIsFoundWithoutAPath(t *testing.T) {
+	t.Setenv("PATH", "")
+	if path, err := runtimePath("sh"); err != nil || !filepath.IsAbs(path) {
+		t.Errorf("%q, %v", path, err)
+	}
+	if path, err := runtimePath("no-such-runtime"); err == nil {
+		t.Errorf("no-such-runtime is %s", path)
+	}
+}
+
 func TestARuntimeThatIsNotThereIsNamed(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {

@@ -44,7 +44,7 @@ func startCRI(t *testing.T, h *host, installFlags ...string) *kubelet {
 	if changed == string(text) {
 		t.Fatalf("Debian's configuration of containerd is another one:\n%s", text)
 	}
-	if err := os.WriteFile(d.root+config, []byte(changed), 0o644); err != nil {
+	if err := os.WriteFile(d.root+config, []byte(changed+d.baseConfig(t)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	contains(t, "install", h.farpage(append([]string{"install", "containerd", "--root", d.root}, installFlags...)...), "changed /etc/containerd/config.toml")
@@ -167,9 +167,9 @@ func (k *kubelet) create(t *testing.T, pod string, config *cri.PodSandboxConfig,
 func (k *kubelet) createAs(t *testing.T, pod string, config *cri.PodSandboxConfig, c *cri.ContainerConfig) (string, error) {
 	t.Helper()
 	c.LogPath = c.Metadata.Name + ".log"
-	c.Linux = &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
-		NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE},
-	}}
+	if c.Linux == nil {
+		c.Linux = security(func(*cri.LinuxContainerSecurityContext) {})
+	}
 	created, err := k.runtime.CreateContainer(t.Context(), &cri.CreateContainerRequest{PodSandboxId: pod, SandboxConfig: config, Config: c})
 	return created.GetContainerId(), err
 }

@@ -2,8 +2,7 @@ package engines
 
 import (
 	"encoding/json"
-	"fmt"
-	"os"
+		"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -19,6 +18,7 @@ import (
 // docker is a dockerd of Debian 13 with farpage's runtime.
 type docker struct {
 	*debian
+	*cli
 	daemon *os.Process
 }
 
@@ -31,7 +31,9 @@ const ownSettings = "{\n    \"features\": { \"cdi\": true }\n}\n"
 func startDocker(t *testing.T, unpacked *debian, flags ...string) *docker {
 	t.Helper()
 	d := &docker{debian: unpacked}
-	h := d.host
+	h := unpacked.host
+	run := []string{"run", "--network", "none", "--runtime", "farpage"}
+	d.cli = &cli{h: h, try: d.try, imports: d.imports, run: run, runMusl: run, without: []string{"users of its own"}}
 	// A setting of the user's own: without it Docker 26 takes no CDI devices.
 	if err := os.WriteFile(d.root+"/etc/docker/daemon.json", []byte(ownSettings), 0o644); err != nil {
 		t.Fatal(err)
@@ -58,15 +60,6 @@ func (d *docker) try(args ...string) (string, error) {
 	return string(out), err
 }
 
-func (d *docker) must(args ...string) string {
-	d.t.Helper()
-	out, err := d.try(args...)
-	if err != nil {
-		d.t.Fatalf("docker %q: %v\n%s", args, err, out)
-	}
-	return strings.TrimSpace(out)
-}
-
 // imports makes an image of a root file system.
 func (d *docker) imports(name, dir string) {
 	d.t.Helper()
@@ -77,21 +70,12 @@ func (d *docker) imports(name, dir string) {
 	d.must("import", "/srv/test/image.tar", name)
 }
 
-// run runs a container to its end by farpage's runtime.
-func (d *docker) run(args ...string) (string, error) {
-	return d.try(append([]string{"run", "--rm", "--network", "none", "--runtime", "farpage"}, args...)...)
-}
-
 const annotated = "io.farpage.local=32Mi"
 
 func TestDocker(t *testing.T) {
 	h := startHost(t)
 	d := startDocker(t, h.unpackDebian(t))
-	d.imports("glibc", imageOf(t, "threads8", "static-threads8"))
-	d.imports("musl", imageOf(t, "musl-threads8"))
-	own := imageOf(t, "threads8")
-	ownLibrary(t, own)
-	d.imports("own", own)
+	d.importImages(t)
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T)
@@ -115,89 +99,13 @@ func TestDocker(t *testing.T) {
 	d.t = t
 }
 
-// ownLibrary gives an image a preload file and a library of its own.
-func ownLibrary(t *testing.T, image string) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "gcc", "-shared", "-fPIC", "-x", "c", "-o", filepath.Join(image, "own.so"), "-")
-	cmd.Stdin = strings.NewReader("#include <unistd.h>\n__attribute__((constructor)) static void own(void) { if (write(2, \"own\\n\", 4)) {} }\n")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("gcc: %v\n%s", err, out)
-	}
-	if err := os.WriteFile(filepath.Join(image, "etc/ld.so.preload"), []byte("/own.so\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (d *docker) testPrograms(t *testing.T) {
-	for _, c := range []struct {
-		name, image, program string
-		flags                []string
-	}{
-		{"as it is", "glibc", "threads8", nil},
-		{"musl", "musl", "musl-threads8", nil},
-		{"locked down", "glibc", "threads8", []string{"--read-only", "--user", "1000", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"}},
-		{"musl, locked down", "musl", "musl-threads8", []string{"--read-only", "--user", "1000", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"}},
-		{"the host's processes", "glibc", "threads8", []string{"--pid", "host"}},
-		{"a preload of the image's", "own", "threads8", nil},
-		{"an init that is static", "glibc", "threads8", []string{"--init"}},
-		{"a share of a memory limit", "glibc", "threads8", []string{"--memory", "160m", "--annotation", "io.farpage.local=20%"}},
-	} {
-		out, err := d.run(append(append([]string{"--annotation", annotated}, c.flags...), c.image, "sh", "-c", c.program+" 64 && cat /etc/ld.so.preload")...)
-		if err != nil {
-			t.Errorf("%s: %v\n%s", c.name, err, out)
-			continue
-		}
-		contains(t, c.name, out, "16384 pages right", "/dev/farpage/libfarpage.so\n")
-		if c.image == "own" {
-			contains(t, c.name, out, "own\n", "/own.so\n/dev/farpage/libfarpage.so\n")
-		}
-	}
-	out, err := d.run("--annotation", "io.farpage.local=much", "glibc", "threads8", "16")
-	if err == nil {
-		t.Error("a bad value starts")
-	}
-	contains(t, "a bad value", out, `annotation io.farpage.local="much": not a size`)
-	d.expectEmpty(t)
-}
-
 func (d *docker) stats(t *testing.T, name string) api.Container {
 	t.Helper()
-	s, err := d.Stats(t.Context(), d.must("inspect", "--format", "{{.Id}}", name))
+	s, err := d.Stats(t.Context(), d.id(name))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
-}
-
-func (d *docker) testLife(t *testing.T) {
-	for _, c := range []struct{ image, program string }{{"glibc", "threads8"}, {"musl", "musl-threads8"}} {
-		d.must("run", "--detach", "--name", "life", "--network", "none", "--runtime", "farpage", "--annotation", annotated, c.image, "sleep", "600")
-		contains(t, c.image+": docker exec", d.must("exec", "life", "/bin/"+c.program, "64"), "16384 pages right")
-		if s := d.alone(t, d.must("inspect", "--format", "{{.Id}}", "life")); s.EvictedPages == 0 {
-			t.Errorf("%s: after docker exec: %+v", c.image, s)
-		}
-		if diff := d.must("diff", "life"); diff != "" && diff != "C /etc\nA /etc/ld.so.preload" {
-			t.Errorf("%s: docker diff: %q", c.image, diff)
-		}
-		d.must("commit", "life", "committed")
-		if out := d.must("run", "--rm", "--network", "none", "committed", "sh", "-c", "cat /etc/ld.so.preload; ls /dev; env"); strings.Contains(out, "farpage") {
-			t.Errorf("%s: the committed image has %s", c.image, out)
-		}
-		d.must("pause", "life")
-		d.must("unpause", "life")
-		d.must("rename", "life", "renamed")
-		d.must("update", "--memory", "256m", "--memory-swap", "256m", "renamed")
-		d.must("restart", "--time", "0", "renamed")
-		contains(t, c.image+": after a restart", d.must("exec", "renamed", "/bin/"+c.program, "64"), "16384 pages right")
-		d.must("stop", "--time", "0", "renamed")
-		d.must("start", "renamed")
-		contains(t, c.image+": after stop and start", d.must("exec", "renamed", "/bin/"+c.program, "64"), "16384 pages right")
-		d.must("kill", "renamed")
-		d.must("logs", "renamed")
-		d.must("rm", "renamed")
-		d.must("rmi", "committed")
-	}
-	d.expectEmpty(t)
 }
 
 func (d *docker) testRedis(t *testing.T) {
@@ -208,31 +116,8 @@ func (d *docker) testRedis(t *testing.T) {
 		"run", "--detach", "--name", "redis", "--network", "none", "--runtime", "farpage", "--annotation", annotated,
 		"--volume", folder + ":/data", "redis",
 	}, redisCommand)...)
-	d.redisByValue(t, d.must("inspect", "--format", "{{.Id}}", "redis"), d.root+folder)
+	d.redisByValue(t, d.id("redis"), d.root+folder)
 	d.must("rm", "--force", "redis")
-	d.expectEmpty(t)
-}
-
-func (d *docker) testMany(t *testing.T) {
-	const many = 20
-	ended := make(chan error, many)
-	for range many {
-		go func() {
-			out, err := d.run("--annotation", "io.farpage.local=8Mi", "glibc", "threads8", "12")
-			if err == nil && !strings.Contains(out, "3072 pages right") {
-				err = fmt.Errorf("it says %q", out)
-			}
-			if err != nil {
-				err = fmt.Errorf("%w\n%s", err, out)
-			}
-			ended <- err
-		}()
-	}
-	for range many {
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}
 	d.expectEmpty(t)
 }
 
@@ -247,7 +132,7 @@ func (d *docker) testPlain(t *testing.T) {
 		for deadline := time.Now().Add(20 * time.Second); !strings.HasSuffix(out, "end") && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 			out = d.must("logs", "plain")
 		}
-		id := d.must("inspect", "--format", "{{.Id}}", "plain")
+		id := d.id("plain")
 		d.must("rm", "--force", "plain")
 		var kept []string
 		for line := range strings.Lines(strings.ReplaceAll(out, id, "ID")) {
@@ -330,7 +215,7 @@ func (d *docker) testImages(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.imports("distroless", root)
-	out, err := d.run("--annotation", annotated, "--user", "65532", "distroless", "/app", "64")
+	out, err := d.runs("--annotation", annotated, "--user", "65532", "distroless", "/app", "64")
 	if err != nil {
 		t.Errorf("distroless: %v", err)
 	}
@@ -352,7 +237,7 @@ func (d *docker) testImages(t *testing.T) {
 	d.imports("go", root)
 	d.must("run", "--detach", "--name", "go", "--network", "none", "--runtime", "farpage", "--annotation", annotated, "go", "/app")
 	d.expectLog(t, "go", "filled 7")
-	d.expectUnmanaged(t, d.must("inspect", "--format", "{{.Id}}", "go"), "it is a static program: no library can be preloaded into it")
+	d.expectUnmanaged(t, d.id("go"), "it is a static program: no library can be preloaded into it")
 	d.must("rm", "--force", "go")
 	d.expectEmpty(t)
 }
@@ -390,7 +275,7 @@ func TestDockerWithUserNamespaces(t *testing.T) {
 	d.imports("glibc", imageOf(t, "threads8"))
 	d.imports("musl", imageOf(t, "musl-threads8"))
 	for image, program := range map[string]string{"glibc": "threads8", "musl": "musl-threads8"} {
-		out, err := d.run("--annotation", annotated, image, "sh", "-c", program+" 64 && cat /proc/self/uid_map /etc/ld.so.preload")
+		out, err := d.runs("--annotation", annotated, image, "sh", "-c", program+" 64 && cat /proc/self/uid_map /etc/ld.so.preload")
 		if err != nil {
 			t.Errorf("%s: %v", image, err)
 		}
@@ -398,7 +283,7 @@ func TestDockerWithUserNamespaces(t *testing.T) {
 	}
 	d.must("run", "--detach", "--name", "life", "--network", "none", "--runtime", "farpage", "--annotation", annotated, "glibc", "sleep", "600")
 	contains(t, "docker exec", d.must("exec", "life", "/bin/threads8", "64"), "16384 pages right")
-	if s := d.alone(t, d.must("inspect", "--format", "{{.Id}}", "life")); s.EvictedPages == 0 {
+	if s := d.alone(t, d.id("life")); s.EvictedPages == 0 {
 		t.Errorf("after docker exec: %+v", s)
 	}
 	d.must("rm", "--force", "life")

@@ -92,7 +92,7 @@ func tree(t *testing.T, root string) map[string]string {
 	return files
 }
 
-func (d *debian) must(args ...string) string {
+func (d *debian) mustRun(args ...string) string {
 	d.t.Helper()
 	out, err := d.chroot(args...).CombinedOutput()
 	if err != nil {
@@ -111,13 +111,13 @@ func TestDebianPackageIsInstalledUpgradedAndPurgedWithoutATrace(t *testing.T) {
 		}
 	}
 	before := tree(t, d.root)
-	contains(t, "dpkg --install", d.must("dpkg", "--install", "/srv/test/1.0.0.deb"), "farpage install docker")
+	contains(t, "dpkg --install", d.mustRun("dpkg", "--install", "/srv/test/1.0.0.deb"), "farpage install docker")
 	for _, path := range installed {
 		if _, err := os.Stat(d.root + path); err != nil {
 			t.Error(err)
 		}
 	}
-	contains(t, "version", d.must("farpage", "--version"), "1.0.0")
+	contains(t, "version", d.mustRun("farpage", "--version"), "1.0.0")
 	unit, err := os.ReadFile(d.root + "/usr/lib/systemd/system/farpage.service")
 	if err != nil {
 		t.Fatal(err)
@@ -128,24 +128,24 @@ func TestDebianPackageIsInstalledUpgradedAndPurgedWithoutATrace(t *testing.T) {
 		"podman": "/usr/share/containers/oci/hooks.d/farpage.json", "crio": "/usr/share/containers/oci/hooks.d/farpage-crio.json",
 		"cdi": "/etc/cdi/farpage.json",
 	} {
-		contains(t, engine, d.must("farpage", "install", engine), file)
+		contains(t, engine, d.mustRun("farpage", "install", engine), file)
 	}
 	// The units are the package's, and still to be enabled.
-	contains(t, "farpage install systemd", d.must("farpage", "install", "systemd"), "systemctl enable --now farpage.socket farpage.service")
+	contains(t, "farpage install systemd", d.mustRun("farpage", "install", "systemd"), "systemctl enable --now farpage.socket farpage.service")
 
 	// What the operator has written stays with an upgrade.
 	const own = "log-level = \"debug\"\n"
 	if err := os.WriteFile(d.root+"/etc/farpage/config.toml", []byte(own), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	d.must("dpkg", "--install", "--force-confold", "/srv/test/1.1.0.deb")
-	contains(t, "version after the upgrade", d.must("farpage", "--version"), "1.1.0")
+	d.mustRun("dpkg", "--install", "--force-confold", "/srv/test/1.1.0.deb")
+	contains(t, "version after the upgrade", d.mustRun("farpage", "--version"), "1.1.0")
 	if got, err := os.ReadFile(d.root + "/etc/farpage/config.toml"); err != nil || string(got) != own {
 		t.Errorf("after the upgrade the configuration is %q (%v)", got, err)
 	}
-	contains(t, "the engines after the upgrade", d.must("farpage", "install", "docker"), "nothing to change")
+	contains(t, "the engines after the upgrade", d.mustRun("farpage", "install", "docker"), "nothing to change")
 
-	d.must("dpkg", "--purge", "farpage")
+	d.mustRun("dpkg", "--purge", "farpage")
 	after := tree(t, d.root)
 	for name, what := range after {
 		if before[name] != what {

@@ -18,6 +18,7 @@ import (
 // podman is the host's podman with folders of its own.
 type podman struct {
 	*host
+	*cli
 	dir   string // its folders
 	hooks string
 }
@@ -26,6 +27,12 @@ func newPodman(t *testing.T, h *host) *podman {
 	t.Helper()
 	need.Program(t, "podman")
 	p := &podman{host: h, dir: filepath.Join(scratch, "podman"), hooks: filepath.Join(t.TempDir(), "hooks")}
+	run := []string{"run", "--network", "none"}
+	p.cli = &cli{
+		h: h, try: p.try, imports: p.imports, run: run,
+		// What exec starts by podman's own way has the image's environment.
+		runMusl: append([]string{"--runtime", h.runtimeScript(t)}, run...),
+	}
 	if err := os.MkdirAll(p.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -60,13 +67,14 @@ func (p *podman) try(args ...string) (string, error) {
 	return string(out), err
 }
 
-func (p *podman) must(args ...string) string {
+// imports makes an image of a root file system.
+func (p *podman) imports(name, dir string) {
 	p.t.Helper()
-	out, err := p.try(args...)
-	if err != nil {
-		p.t.Fatalf("podman %q: %v\n%s", args, err, out)
+	tar := filepath.Join(p.dir, "image.tar")
+	if out, err := exec.CommandContext(p.t.Context(), "tar", "-C", dir, "-cf", tar, ".").CombinedOutput(); err != nil {
+		p.t.Fatalf("tar: %v\n%s", err, out)
 	}
-	return out
+	p.must("import", "--quiet", tar, name)
 }
 
 // containerID is an id, as it stands in paths and variables.
@@ -130,26 +138,27 @@ func TestPodmanTakesInWhatIsAnnotated(t *testing.T) {
 	}
 }
 
-func TestPodmanExecIsTakenIn(t *testing.T) {
+func TestPodmanContainers(t *testing.T) {
 	h := startHost(t)
 	p := newPodman(t, h)
 	root := t.TempDir()
 	h.farpage("install", "podman", "--root", root, "--socket-dir", h.SocketDir())
 	p.hooks = filepath.Join(root, "usr/share/containers/oci/hooks.d")
-	p.must("run", "--detach", "--name", "c", "--network", "none", "--read-only", "--cap-drop", "ALL", "--user", "1000",
-		"--security-opt", "no-new-privileges", "--annotation", "io.farpage.local=32Mi", "--rootfs", imageOf(t, "threads8"), "sleep", "600")
-	contains(t, "podman exec", p.must("exec", "c", "threads8", "64"), "16384 pages right")
-	id := strings.TrimSpace(p.must("inspect", "--format", "{{.Id}}", "c"))
-	if s := h.alone(t, id); s.EvictedPages == 0 {
-		t.Errorf("statistics: %+v", s)
+	p.importImages(t)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T)
+	}{
+		{"programs with what an engine takes away from them", p.testPrograms},
+		{"a container's life", p.testLife},
+		{"twenty at once", p.testMany},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h.t = t // they run one after the other
+			test.run(t)
+		})
 	}
-	p.must("pause", "c")
-	p.must("unpause", "c")
-	p.must("rename", "c", "d")
-	p.must("restart", "--time", "0", "d")
-	contains(t, "after a restart", p.must("exec", "d", "threads8", "64"), "16384 pages right")
-	p.must("kill", "d")
-	h.expectEmpty(t)
+	h.t = t
 }
 
 func TestPodmanRedis(t *testing.T) {
@@ -161,7 +170,7 @@ func TestPodmanRedis(t *testing.T) {
 	folder := filepath.Join(p.dir, "data")
 	redisFolder(t, folder)
 	p.must(slices.Concat([]string{"run", "--detach", "--name", "redis", "--network", "none", "--annotation", annotated, "--volume", folder + ":/data", "--rootfs", redisImage(t)}, redisCommand)...)
-	h.redisByValue(t, strings.TrimSpace(p.must("inspect", "--format", "{{.Id}}", "redis")), folder)
+	h.redisByValue(t, p.id("redis"), folder)
 	p.must("rm", "--force", "--time", "0", "redis")
 	h.expectEmpty(t)
 }

@@ -32,6 +32,18 @@ func makeDisk(ctx context.Context, dir, disk string) error {
 			return err
 		}
 	}
+	// As the pages' commands find them.
+	for _, folder := range []string{"dist", "docs"} {
+		if err := os.Mkdir(filepath.Join(content, folder), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := command(ctx, "cp", filepath.Join(content, versions[0]+".deb"), filepath.Join(content, "dist", "farpage_"+versions[0]+"_amd64.deb")); err != nil {
+		return err
+	}
+	if err := command(ctx, "cp", "--target-directory", filepath.Join(content, "docs"), "docs/engines.md", "docs/kubernetes.md"); err != nil {
+		return err
+	}
 	say("make the programs that the VM gets")
 	cmd := []string{"env", "CGO_ENABLED=0", "go", "build", "-o", filepath.Join(content, "guest"), "./test/vm/guest"}
 	if err := command(ctx, cmd...); err != nil {

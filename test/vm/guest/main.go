@@ -32,7 +32,7 @@ var (
 var (
 	beforeReboot = []func(*test){
 		testHost, testListing, testPackage, testService, testActivation, testInstall, testCheck,
-		testPlain, testDockerRun, testDockerExec, testPodmanRun, testPodmanExec, testCtr,
+		testPlain, testDockerRun, testDockerExec, testPodmanRun, testPodmanExec, testCtr, testPages,
 		testRedis, testRestart, testKill, testStop, testUpgrade,
 	}
 	afterReboot = []func(*test){testBoot, testCameBack, testRefusal, testUninstall, testNothingLeft}

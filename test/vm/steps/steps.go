@@ -22,6 +22,7 @@ var Names = []string{
 	"podman run",
 	"podman exec",
 	"ctr run",
+	"the commands of the pages do what they say",
 	"redis holds three times its budget",
 	"the agent is restarted under it",
 	"the agent is killed under it",
