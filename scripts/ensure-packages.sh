@@ -9,7 +9,7 @@ set -euo pipefail
 declare -A package_of=(
 	[gcc]=gcc [make]=make [python3]=python3 [redis-server]=redis-server
 	[xz]=xz-utils [runc]=runc [crun]=crun [mke2fs]=e2fsprogs [mount]=mount [podman]=podman
-	[containerd]=containerd [catatonit]=catatonit [mmdebstrap]=mmdebstrap [qemu-system-x86_64]=qemu-system-x86 [rpm]=rpm [shellcheck]=shellcheck [musl-gcc]=musl-tools
+	[containerd]=containerd [catatonit]=catatonit [buildah]=buildah [mmdebstrap]=mmdebstrap [qemu-system-x86_64]=qemu-system-x86 [rpm]=rpm [shellcheck]=shellcheck [musl-gcc]=musl-tools
 	[/usr/include/stdio.h]=libc6-dev
 )
 
@@ -17,7 +17,7 @@ needed_for() {
 	case $1 in
 	build) echo gcc make /usr/include/stdio.h ;;
 	test) echo gcc make /usr/include/stdio.h python3 redis-server xz runc crun musl-gcc mke2fs mount \
-		podman catatonit containerd mmdebstrap rpm ;;
+		podman buildah catatonit containerd mmdebstrap rpm ;;
 	lint) echo gcc make /usr/include/stdio.h musl-gcc shellcheck ;;
 	demo) echo gcc make /usr/include/stdio.h redis-server runc ;;
 	vm) echo gcc make /usr/include/stdio.h redis-server mke2fs mmdebstrap qemu-system-x86_64 ;;

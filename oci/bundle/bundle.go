@@ -87,6 +87,21 @@ func (d Document) Annotations() map[string]string {
 	return annotations
 }
 
+// Annotate adds annotations that are not there. It says whether there were any.
+func (d Document) Annotate(defaults map[string]string) (changed bool) {
+	if d["annotations"] == nil && len(defaults) > 0 {
+		d["annotations"] = map[string]any{}
+	}
+	object, ok := d["annotations"].(map[string]any)
+	for key, value := range defaults {
+		if _, there := object[key]; ok && !there {
+			object[key] = value
+			changed = true
+		}
+	}
+	return changed
+}
+
 // Process is the configuration of the container's first process; nil when there is none.
 func (d Document) Process() Document {
 	process, _ := d["process"].(map[string]any)

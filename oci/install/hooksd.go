@@ -11,21 +11,22 @@ import (
 // otherwise (oci-hooks(5); podman 4 reads no other folder by default).
 const hooksDir = "/usr/share/containers/oci/hooks.d"
 
-// Podman puts farpage's hooks where podman and Buildah look for hooks: one that sets the
-// container up, and one that comes before its configuration is final and has programs of
-// musl images preload farpage's library.
+// Podman puts farpage's hook where podman and Buildah look for hooks. One of the stage
+// precreate, which could change the environment of programs in musl images, must not be
+// there: Buildah and CRI-O know no such stage and then refuse to run anything at all
+// (containers/common, pkg/hooks, extensionStages).
 func Podman(h Host) (Plan, error) {
-	return dropIns(h, Plan{Then: "podman reads its hooks whenever it creates a container: nothing is to be restarted"}, podmanFiles(h))
+	return dropIns(h, Plan{
+		Then:  "podman reads its hooks whenever it creates a container: nothing is to be restarted",
+		Notes: []string{"hooks change no environment: for musl images use podman --runtime " + filepath.Join(h.Bin, "farpage-runtime")},
+	}, podmanFiles(h))
 }
 
 // RemovePodman takes them away.
 func RemovePodman(h Host) (Plan, error) { return removeDropIns(h, Plan{}, podmanFiles(h)) }
 
 func podmanFiles(h Host) map[string][]byte {
-	return map[string][]byte{
-		filepath.Join(hooksDir, "farpage.json"):           hooksFile(h, "createRuntime"),
-		filepath.Join(hooksDir, "farpage-precreate.json"): hooksFile(h, "precreate"),
-	}
+	return map[string][]byte{filepath.Join(hooksDir, "farpage.json"): hooksFile(h)}
 }
 
 // CRIO puts farpage's hook where CRI-O looks for hooks. Where podman has it there too it
@@ -41,12 +42,13 @@ func CRIO(h Host) (Plan, error) {
 func RemoveCRIO(h Host) (Plan, error) { return removeDropIns(h, Plan{}, crioFiles(h)) }
 
 func crioFiles(h Host) map[string][]byte {
-	return map[string][]byte{filepath.Join(hooksDir, "farpage-crio.json"): hooksFile(h, "createRuntime")}
+	return map[string][]byte{filepath.Join(hooksDir, "farpage-crio.json"): hooksFile(h)}
 }
 
 // hooksFile is a file of hooks.d (oci-hooks(5), version 1.0.0): what is run at a stage,
 // for containers with an annotation of farpage's.
-func hooksFile(h Host, stage string) []byte {
+func hooksFile(h Host) []byte {
+	const stage = "createRuntime"
 	type hook struct {
 		Path string   `json:"path"`
 		Args []string `json:"args"`
@@ -55,7 +57,7 @@ func hooksFile(h Host, stage string) []byte {
 		Annotations map[string]string `json:"annotations"`
 	}
 	args := []string{"farpage-hook", stage}
-	if h.SocketDir != "" && stage != "precreate" {
+	if h.SocketDir != "" {
 		args = []string{"farpage-hook", "--socket-dir", h.SocketDir, stage}
 	}
 	text, err := json.MarshalIndent(struct {

@@ -8,10 +8,12 @@ import (
 	"strings"
 
 	"github.com/farpage/farpage/api"
+	"github.com/farpage/farpage/oci/policy"
 )
 
 const usage = `usage: farpage-runtime [--farpage-runtime PATH] [--farpage-hook PATH]
-           [--farpage-socket-dir DIR] ARGUMENTS OF THE RUNTIME...
+           [--farpage-socket-dir DIR] [--farpage-annotation KEY=VALUE]...
+           ARGUMENTS OF THE RUNTIME...
 
 An OCI runtime: adds farpage's hook to containers with io.farpage.* annotations, then
 becomes the runtime that does the work, which gets all other arguments.
@@ -19,6 +21,9 @@ becomes the runtime that does the work, which gets all other arguments.
   --farpage-runtime PATH     the runtime that does the work (runc)
   --farpage-hook PATH        farpage's hook (farpage-hook beside this program)
   --farpage-socket-dir DIR   the agent's socket folder (` + api.DefaultSocketDir + `)
+  --farpage-annotation KEY=VALUE
+                             an annotation of containers that do not have KEY themselves, for
+                             engines that hand over none; may be given again
   --farpage-version          print the version and exit
   --farpage-help             print this and exit
 `
@@ -29,9 +34,9 @@ const statusFailed = 1
 // Main is farpage-runtime. It returns, with the exit status, only if it did not become
 // the runtime.
 func Main(version string, args []string, stdout, stderr io.Writer) int {
-	o := Options{Runtime: "runc", Hook: hookBeside()}
+	o := Options{Runtime: "runc", Hook: hookBeside(), Annotations: map[string]string{}}
 	ours := map[string]*string{
-		"--farpage-runtime": &o.Runtime, "--farpage-hook": &o.Hook, "--farpage-socket-dir": &o.SocketDir,
+		"--farpage-runtime": &o.Runtime, "--farpage-hook": &o.Hook, "--farpage-socket-dir": &o.SocketDir, "--farpage-annotation": new(string),
 	}
 	for len(args) > 0 && strings.HasPrefix(args[0], "--farpage-") {
 		name, value, has := strings.Cut(args[0], "=")
@@ -57,6 +62,14 @@ func Main(version string, args []string, stdout, stderr io.Writer) int {
 			value, args = args[0], args[1:]
 		}
 		*option = value
+		if name == "--farpage-annotation" {
+			key, value, ok := strings.Cut(value, "=")
+			if !ok || !strings.HasPrefix(key, policy.Prefix) {
+				fmt.Fprintf(stderr, "farpage-runtime: %s %q: want %sKEY=VALUE\n%s", name, *option, policy.Prefix, usage)
+				return statusFailed
+			}
+			o.Annotations[key] = value
+		}
 	}
 	if len(args) == 0 {
 		fmt.Fprint(stderr, usage)

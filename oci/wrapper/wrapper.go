@@ -30,6 +30,9 @@ type Options struct {
 	Runtime   string // the runtime that does the work: a path, or a name in PATH
 	Hook      string // farpage-hook
 	SocketDir string // the agent's, for the hook; empty: the hook's default
+
+	// Annotations are those of containers that do not have them themselves.
+	Annotations map[string]string
 }
 
 // call is one call of a runtime.
@@ -115,10 +118,11 @@ func (c *call) container() error {
 	if err != nil {
 		return err // the runtime will say so too
 	}
+	annotated := config.Annotate(c.Annotations)
 	if !concerned(config) {
 		return nil
 	}
-	if err := c.edit(config, dir, path); err != nil {
+	if err := c.edit(config, dir, path, annotated); err != nil {
 		if closed(config) {
 			return fmt.Errorf("the container does not start, because it cannot be set up and %w: %w", errClosed, err)
 		}
@@ -128,7 +132,7 @@ func (c *call) container() error {
 }
 
 // edit adds the hook and, for musl, the preload.
-func (c *call) edit(config bundle.Document, dir, path string) error {
+func (c *call) edit(config bundle.Document, dir, path string, annotated bool) error {
 	if _, err := os.Stat(c.Hook); err != nil {
 		return fmt.Errorf("farpage's hook is not there (%w): install it, or name it by --farpage-hook", err)
 	}
@@ -147,7 +151,7 @@ func (c *call) edit(config bundle.Document, dir, path string) error {
 	if process := config.Process(); process != nil && bundle.HasMusl(root) {
 		changed = process.Preload(policy.Library) || changed
 	}
-	if !changed {
+	if !changed && !annotated {
 		return nil
 	}
 	return config.Write(path)

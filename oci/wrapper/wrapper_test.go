@@ -203,6 +203,35 @@ func TestItsOwnTroubleStopsAContainerOnlyWhereThatIsAskedFor(t *testing.T) {
 	}
 }
 
+func TestAnnotationsOfTheCommandLineHoldWhereTheContainerHasNone(t *testing.T) {
+	for config, want := range map[string]string{
+		`{"root": {"path": "rootfs"}}`:                                                 "64Mi",
+		`{"annotations": {"com.example/x": "y"}, "root": {"path": "rootfs"}}`:          "64Mi",
+		`{"annotations": {"io.farpage.local": "32Mi"}, "root": {"path": "rootfs"}}`:    "32Mi",
+		`{"annotations": {"io.kubernetes.cri.container-type": "sandbox"}, "root": {}}`: "",
+	} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "config.json")
+		writeFile(t, path, config)
+		_, stderr, status := wrap(t, runtimeThat(t, dir), "--farpage-annotation=io.farpage.local=64Mi", "create", "--bundle", dir, "id")
+		var after struct {
+			Annotations map[string]string
+			Hooks       map[string][]struct{ Path string }
+		}
+		if err := json.Unmarshal([]byte(readFile(t, path)), &after); err != nil {
+			t.Fatal(err)
+		}
+		if status != 7 || after.Annotations["io.farpage.local"] != want || len(after.Hooks["createRuntime"]) != min(len(want), 1) {
+			t.Errorf("%s: status %d, %+v\n%s", config, status, after, stderr)
+		}
+	}
+	for _, wrong := range []string{"io.farpage.local", "local=64Mi", ""} {
+		if _, stderr, status := wrap(t, "true", "--farpage-annotation", wrong, "create", "id"); status != 1 || !strings.Contains(stderr, "want io.farpage.KEY=VALUE") {
+			t.Errorf("%q: status %d, %s", wrong, status, stderr)
+		}
+	}
+}
+
 func TestARuntimeIsFoundWithoutAPath(t *testing.T) {
 	t.Setenv("PATH", "")
 	if path, err := runtimePath("sh"); err != nil || !filepath.IsAbs(path) {

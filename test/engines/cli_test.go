@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -15,7 +16,7 @@ type cli struct {
 	try     func(args ...string) (string, error)
 	imports func(name, dir string)
 	run     []string // what begins a run that farpage looks at
-	runMusl []string // the same, so that what is started by exec in an image with musl is managed too
+	runMusl []string // the same, of an image with musl
 	without []string // names of takenAway that it does not have
 }
 
@@ -31,7 +32,7 @@ func (c *cli) must(args ...string) string {
 
 // runs runs a container to its end.
 func (c *cli) runs(args ...string) (string, error) {
-	return c.try(append(append([]string{}, c.run...), append([]string{"--rm"}, args...)...)...)
+	return c.try(slices.Concat(c.run, []string{"--rm"}, args)...)
 }
 
 // images are the names of those that importImages makes, with the program in each.
@@ -89,14 +90,18 @@ var takenAway = []struct {
 
 func (c *cli) testPrograms(t *testing.T) {
 	for _, test := range takenAway {
-		if strings.Contains(strings.Join(c.without, ","), test.name) {
+		if slices.Contains(c.without, test.name) {
 			continue
 		}
-		program := images[test.image]
-		if program == "" {
+		program, run := images[test.image], c.run
+		switch test.image {
+		case "musl":
+			run = c.runMusl
+		case "own", "linked":
 			program = images["glibc"]
 		}
-		out, err := c.runs(append(append([]string{"--annotation", annotated}, test.flags...), test.image, "sh", "-c", program+" 64 && cat /etc/ld.so.preload")...)
+		out, err := c.try(slices.Concat(run, []string{"--rm", "--annotation", annotated}, test.flags,
+			[]string{test.image, "sh", "-c", program + " 64 && cat /etc/ld.so.preload"})...)
 		if err != nil {
 			t.Errorf("%s: %v\n%s", test.name, err, out)
 			continue
@@ -126,8 +131,7 @@ func (c *cli) testLife(t *testing.T) {
 		if image == "musl" {
 			run = c.runMusl
 		}
-		start := append(append([]string{}, run...), "--detach", "--name", "life", "--annotation", annotated, image, "sh", "-c", "echo begun; exec sleep 600")
-		c.must(start...)
+		c.must(slices.Concat(run, []string{"--detach", "--name", "life", "--annotation", annotated, image, "sh", "-c", "echo begun; exec sleep 600"})...)
 		contains(t, image+": exec", c.must("exec", "life", "/bin/"+program, "64"), "16384 pages right")
 		if s := c.h.alone(t, c.id("life")); s.EvictedPages == 0 {
 			t.Errorf("%s: after exec: %+v", image, s)

@@ -2,7 +2,7 @@ package engines
 
 import (
 	"encoding/json"
-		"os"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"

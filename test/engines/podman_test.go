@@ -19,8 +19,9 @@ import (
 type podman struct {
 	*host
 	*cli
-	dir   string // its folders
-	hooks string
+	dir       string // its folders
+	hooks     string
+	moreHooks string
 }
 
 func newPodman(t *testing.T, h *host) *podman {
@@ -60,6 +61,9 @@ func (p *podman) try(args ...string) (string, error) {
 	global := []string{
 		"--root", filepath.Join(p.dir, "store"), "--runroot", filepath.Join(p.dir, "run"), "--storage-driver", "vfs", "--hooks-dir", p.hooks,
 	}
+	if p.moreHooks != "" {
+		global = append(global, "--hooks-dir", p.moreHooks)
+	}
 	cmd := exec.CommandContext(ctx, "podman", append(global, args...)...)
 	cmd.SysProcAttr = p.group.Attributes()
 	cmd.Env = append(os.Environ(), "CONTAINERS_CONF="+filepath.Join(p.dir, "containers.conf"))
@@ -86,7 +90,7 @@ func TestPodmanTakesInWhatIsAnnotated(t *testing.T) {
 	root := t.TempDir()
 	said := h.farpage("install", "podman", "--root", root, "--socket-dir", h.SocketDir())
 	contains(t, "install", said, "made /usr/share/containers/oci/hooks.d/farpage.json", "nothing is to be restarted")
-	if again := h.farpage("install", "podman", "--root", root, "--socket-dir", h.SocketDir()); again != "nothing to change: farpage is installed already\n" {
+	if again := h.farpage("install", "podman", "--root", root, "--socket-dir", h.SocketDir()); !strings.HasSuffix(again, "nothing to change: farpage is installed already\n") {
 		t.Errorf("the second time: %q", again)
 	}
 	installed := filepath.Join(root, "usr/share/containers/oci/hooks.d")
@@ -97,6 +101,13 @@ func TestPodmanTakesInWhatIsAnnotated(t *testing.T) {
 	}
 	none := t.TempDir()
 
+	// As a user may have it, in a folder that only podman reads.
+	p.moreHooks = t.TempDir()
+	precreate := `{"version":"1.0.0","hook":{"path":"` + h.bin + `/farpage-hook","args":["farpage-hook","precreate"]},` +
+		`"when":{"annotations":{"^io\\.farpage\\.":".*"}},"stages":["precreate"]}`
+	if err := os.WriteFile(filepath.Join(p.moreHooks, "farpage-precreate.json"), []byte(precreate), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range []string{"threads8", "musl-threads8"} {
 		out, err := run(installed, "--annotation", "io.farpage.local=32Mi", "--name", name, "--rootfs", image, "/bin/sh", "-c",
 			name+" 64 && cat /etc/ld.so.preload && echo $LD_PRELOAD")
@@ -106,6 +117,7 @@ func TestPodmanTakesInWhatIsAnnotated(t *testing.T) {
 		// The image has musl's loader: its programs find the library by the environment.
 		contains(t, name, out, "16384 pages right", "/dev/farpage/libfarpage.so\n/dev/farpage/libfarpage.so\n")
 	}
+	p.moreHooks = ""
 	out, err := run(installed, "--annotation", "io.farpage.locla=32Mi", "--rootfs", image, "threads8", "16")
 	if err == nil {
 		t.Error("a typo starts")
@@ -173,4 +185,44 @@ func TestPodmanRedis(t *testing.T) {
 	h.redisByValue(t, p.id("redis"), folder)
 	p.must("rm", "--force", "--time", "0", "redis")
 	h.expectEmpty(t)
+}
+
+// Buildah hands annotations to no container, and so to no hook: its runtime has them. What
+// farpage installs for podman must not be in its way.
+func TestBuildahRunsFarpagesRuntime(t *testing.T) {
+	h := startHost(t)
+	p := newPodman(t, h)
+	need.Program(t, "buildah")
+	root := t.TempDir()
+	h.farpage("install", "podman", "--root", root, "--socket-dir", h.SocketDir())
+	p.hooks = filepath.Join(root, "usr/share/containers/oci/hooks.d")
+	for image, program := range images {
+		p.imports(image, imageOf(t, program))
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "Containerfile"), []byte("FROM localhost/"+image+"\nRUN "+program+" 64 && cat /etc/ld.so.preload\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, err := p.buildah("build", "--isolation", "oci", "--network", "none", "--hooks-dir", p.hooks,
+			"--runtime", h.runtimeScript(t), "--runtime-flag", "farpage-annotation="+annotated, "--tag", "built", dir)
+		if err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		contains(t, "buildah build", out, "16384 pages right", "/dev/farpage/libfarpage.so\n")
+		h.expectEmpty(t)
+		if out := p.must("run", "--rm", "--network", "none", "localhost/built", "sh", "-c", "cat /etc/ld.so.preload; ls /dev; env"); strings.Contains(out, "farpage") {
+			t.Errorf("the built image has %s", out)
+		}
+	}
+}
+
+// buildah calls it with podman's images.
+func (p *podman) buildah(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	global := []string{"--root", filepath.Join(p.dir, "store"), "--runroot", filepath.Join(p.dir, "run"), "--storage-driver", "vfs"}
+	cmd := exec.CommandContext(ctx, "buildah", append(global, args...)...)
+	cmd.SysProcAttr = p.group.Attributes()
+	cmd.Env = append(os.Environ(), "CONTAINERS_CONF="+filepath.Join(p.dir, "containers.conf"))
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }

@@ -28,10 +28,13 @@ var onPages = map[string]func(t *test, command string){
 	"docker run --device farpage.io/local=64Mi redis":                       runsRedis("docker", "stop"),
 	"sudo farpage install containerd --restart":                             runsAsItStands,
 	"sudo ctr run --runc-binary /usr/bin/farpage-runtime --annotation io.farpage.local=64Mi IMAGE ID": runsRedis("ctr", "task", "kill"),
-	"sudo farpage install podman":                              runsAsItStands,
-	"sudo podman run --annotation io.farpage.local=64Mi redis": runsRedis("podman", "stop"),
-	"sudo farpage install crio":                                runsAsItStands,
-	"sudo farpage install containerd --nri --restart":          installsNRI,
+	"sudo farpage install podman":                                                                 runsAsItStands,
+	"sudo podman run --annotation io.farpage.local=64Mi redis":                                    runsRedis("podman", "stop"),
+	"sudo podman --runtime /usr/bin/farpage-runtime run --annotation io.farpage.local=64Mi redis": runsRedis("podman", "stop"),
+	"sudo farpage install crio":                                                                   runsAsItStands,
+	"sudo farpage install containerd --nri --restart":                                             installsNRI,
+	// test/engines builds so.
+	"sudo buildah build --isolation oci --runtime /usr/bin/farpage-runtime --runtime-flag farpage-annotation=io.farpage.local=64Mi .": elsewhere,
 	// test/kubernetes renders the chart, and test/engines runs what it says by CRI.
 	"make image IMAGE=registry.example/farpage:1": elsewhere,
 	"helm install farpage packaging/helm/farpage --namespace farpage --create-namespace --set image.repository=registry.example/farpage --set image.tag=1": elsewhere,
