@@ -2,11 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/farpage/farpage/api"
 )
@@ -155,17 +155,24 @@ func installsNRI(t *test, command string) {
 // ctrImage is what IMAGE stands for.
 const ctrImage = "docker.io/library/redis:latest"
 
+// asHere is what stands for names in the pages. This host has no network for podman.
+var asHere = strings.NewReplacer("IMAGE", ctrImage, " ID", " redis", "podman run", "podman run --network none", "farpage-runtime run", "farpage-runtime run --network none")
+
 // runsRedis starts a redis by the command, looks whether it is managed, and ends it by another.
 func runsRedis(stop ...string) func(t *test, command string) {
 	return func(t *test, command string) {
-		var wg sync.WaitGroup
-		wg.Add(1)
+		ended := make(chan string, 1)
 		go func() {
-			defer wg.Done()
-			_, _ = t.shell(strings.NewReplacer("IMAGE", ctrImage, " ID", " redis").Replace(command)) // a signal ends it
+			out, err := t.shell(asHere.Replace(command))
+			ended <- fmt.Sprintf("%v\n%s", err, out)
 		}()
 		var redis api.Container
 		t.wait("`"+command+"` makes a managed redis", func() bool {
+			select {
+			case said := <-ended:
+				t.fatalf("%s: %s", command, said)
+			default:
+			}
 			for _, c := range t.list() {
 				if c.BudgetBytes == 64<<20 && slices.ContainsFunc(c.ProcessList, func(p api.Process) bool {
 					return p.State == "managed" && strings.HasPrefix(p.Command, "redis-server")
@@ -176,7 +183,7 @@ func runsRedis(stop ...string) func(t *test, command string) {
 			return redis.ID != ""
 		})
 		t.must(slices.Concat(stop, []string{redis.ID})...)
-		wg.Wait()
+		<-ended // with the status of the signal
 		t.expectEmpty()
 	}
 }
