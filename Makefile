@@ -74,6 +74,9 @@ test-vm: vm-packages ## farpage in a Debian 13 that boots under qemu (as root)
 	@go build -o bin/farpage-vm ./test/vm
 	@exec bin/farpage-vm
 
+test-crio: test-packages build ## farpage in a CRI-O, which is built first (as root)
+	go test -race -count=1 -timeout 30m -tags crio -run CRIO ./test/engines
+
 packages: ## a .deb and a .rpm, into dist/
 	@rm -rf dist && mkdir -p dist/man dist/completions dist/units
 	@$(MAKE) --no-print-directory build BIN=dist/bin VERSION='$(VERSION)'
@@ -114,4 +117,4 @@ clean: ## remove what was built
 	$(MAKE) --no-print-directory -s -C test/guest clean
 	rm -rf bin dist
 
-.PHONY: help build shim test test-vm vm-packages test-packages lint lint-packages demo demo-packages bench packages clean
+.PHONY: help build shim test test-vm test-crio vm-packages test-packages lint lint-packages demo demo-packages bench packages clean

@@ -85,6 +85,9 @@ func testPages(t *test) {
 		}
 	}
 	t.must("systemctl", "restart", "docker", "containerd")
+	t.must("docker", "container", "prune", "--force")
+	t.must("podman", "container", "prune", "--force")
+	t.must("ctr", "containers", "delete", "redis")
 	t.must("docker", "rmi", "redis")
 	t.must("podman", "rmi", "redis")
 	t.must("ctr", "images", "remove", ctrImage)
