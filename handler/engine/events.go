@@ -85,6 +85,7 @@ func (e *Engine) drain(p *process) {
 			continue
 		}
 		if !e.ownUnmap(p, ev) {
+			p.company = len(p.batch) > 0 && p.company || ev.Msg.Event != uffd.EventRemove && !e.alone(p)
 			p.batch = append(p.batch, i)
 		}
 		e.flush(p)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"slices"
+	"sort"
 	"syscall"
 	"time"
 
@@ -47,7 +48,7 @@ func (e *Engine) settled(p *process) bool {
 // was not quiet after all.
 func (e *Engine) settle(p *process) bool {
 	forksAmong := p.forks && p.others
-	if !p.ambiguous && !forksAmong {
+	if !p.company || !p.ambiguous && !forksAmong {
 		return true
 	}
 	now, errno := mappedAt(p.uffd(), p.points)
@@ -71,7 +72,14 @@ func (e *Engine) settle(p *process) bool {
 		}
 	}
 	p.placing, p.atQuiet = forksAmong, now
-	if p.ambiguous && !e.arrange(p, now) {
+	var pages []residence
+	if p.ambiguous {
+		pages = e.residences(p, now)
+		if quiet, gone := uffd.Quiet(p.uffd(), probeAddr); !quiet && !gone {
+			return false
+		}
+	}
+	if p.ambiguous && !e.arrange(p, now, pages) {
 		e.warn("settle", "pid %d: no order explains its unmaps and remaps: taken in the order of reading", p.rec.Pid)
 	}
 	return true
@@ -153,15 +161,19 @@ const restless = 16
 // order in which it happened: with one thread events come one after the other, and
 // the next one can be under way whenever the last was read.
 func (e *Engine) inOrder(p *process) bool {
-	if len(p.batch) < restless {
-		return false
-	}
+	return len(p.batch) >= restless && !p.company
+}
+
+// alone says, when an event was just read, that no other will be read that happened before
+// it: whoever raised such a one would be a thread of the process, beside its first thread,
+// which is listed even when it has ended, and beside the helper.
+func (e *Engine) alone(p *process) bool {
 	if p.task < 0 {
 		return !p.has(state.FlagIdentified) // a child begins with one thread
 	}
 	var tids [3]int32
 	n, more, err := target.Tasks(p.task, tids[:])
-	return err == nil && !more && n <= 2 // the program's and the helper
+	return err == nil && !more && n <= 2
 }
 
 // ownUnmap says whether an UNMAP that was just read is the one of the old range that a
@@ -173,7 +185,8 @@ func (e *Engine) ownUnmap(p *process, u *state.Event) bool {
 		return false
 	}
 	start, end := u.Msg.Range()
-	for _, i := range p.batch {
+	// The last one: those before it may be of MREMAP_DONTUNMAP, which sends none.
+	for _, i := range slices.Backward(p.batch) {
 		r := &e.mem.Ring[i]
 		if r.Msg.Event != uffd.EventRemap || r.Child != 0 && r.Child != ownMark(u) {
 			continue
@@ -214,11 +227,196 @@ func arrives(m *uffd.Msg) (start, end uint64) {
 // arrangeMax bounds the search for an order, in steps.
 const arrangeMax = 20000
 
-// arrange puts the batch into the order nearest to that of reading in which it can
-// have happened: what leaves was there, and what arrives found nothing there. now
-// are the registered mappings at the end of the batch. false: no such order was
-// found, and the batch is as it was read.
-func (e *Engine) arrange(p *process, now ranges) bool {
+// arrange puts the batch into the order in which it happened, as far as can be told: what
+// leaves was there, what arrives found nothing there, and in the end there is what is there
+// now, the registered mappings. Where the order of reading does not fit, an mremap may have
+// grown, of which no event tells, or events were read in another order. Then where pages
+// are says which it was; if that does not, what fits with the fewest changes is taken.
+// false: nothing fits, and the batch is as it was read.
+func (e *Engine) arrange(p *process, now ranges, pages []residence) bool {
+	a := newArrangement(e, p, now)
+	judge := func(order []int) verdict { return verdict{order, a.fits(order), e.misplaced(p, order, pages)} }
+	asRead := make([]int, len(p.batch))
+	for n := range asRead {
+		asRead[n] = n
+	}
+	found := a.try()
+	if found && slices.Equal(a.order, asRead) {
+		return true
+	}
+	best := judge(asRead)
+	if !found && !best.fits {
+		a.growth, a.steps = true, 0
+		found = a.try()
+	}
+	start := []verdict{best}
+	if found {
+		// What needs no growth fits, whatever else was there.
+		start = append(start, verdict{slices.Clone(a.order), true, e.misplaced(p, a.order, pages)})
+	}
+	for _, v := range start {
+		if v.better(best) {
+			best = v
+		}
+		for moved := true; moved && (best.misplaced > 0 || !best.fits); {
+			moved = false
+			a.earlier(v.order, func(order []int) {
+				if other := judge(order); other.better(v) {
+					v, moved = other, true
+				}
+			})
+			if v.better(best) {
+				best = v
+			}
+		}
+	}
+	if slices.Equal(best.order, asRead) {
+		return best.fits || best.misplaced == 0
+	}
+	batch := slices.Clone(p.batch)
+	for n, k := range best.order {
+		p.batch[n] = batch[k]
+	}
+	p.unjudge()
+	return true
+}
+
+// verdict is what is thought of an order.
+type verdict struct {
+	order     []int
+	fits      bool
+	misplaced int
+}
+
+// better prefers what is where the pages are, and then what fits.
+func (v verdict) better(other verdict) bool {
+	if v.misplaced != other.misplaced {
+		return v.misplaced < other.misplaced
+	}
+	return v.fits && !other.fits
+}
+
+// earlierMax bounds the batches for which changes of an order are tried one by one.
+const earlierMax = 64
+
+// earlier tries an order with one event before another that was read first, where the two
+// have to do with each other: whoever raised it lost the CPU before it was queued.
+func (a *arrangement) earlier(order []int, try func(order []int)) {
+	if len(order) > earlierMax {
+		return
+	}
+	order = slices.Clone(order)
+	for late := range order {
+		for early := range late {
+			if !a.events[order[early]].meets(a.events[order[late]]) {
+				continue
+			}
+			changed := slices.Delete(slices.Clone(order), late, late+1)
+			try(slices.Insert(changed, early, order[late]))
+		}
+	}
+}
+
+// residence says whether a page is in memory.
+type residence struct {
+	addr    uint64
+	present bool
+}
+
+// residences looks at pages of the ranges that the batch speaks of, some of each, that are
+// registered now. No page of them comes or goes while the batch waits, but by its events.
+func (e *Engine) residences(p *process, now ranges) (pages []residence) {
+	const perRange, most = 16, 1024
+	if p.rec.PagemapFD < 0 {
+		return nil
+	}
+	look := func(start, end uint64) {
+		step := max((end-start)/perRange&^(space.PageSize-1), space.PageSize)
+		for addr := start; addr < end && len(pages) < most; addr += step {
+			// now is known at the points only.
+			k := sort.Search(len(p.points), func(k int) bool { return p.points[k] > addr }) - 1
+			if k < 0 || !now.covers(p.points[k], p.points[k]+1) {
+				continue
+			}
+			if present, err := target.Present(int(p.rec.PagemapFD), addr); err == nil {
+				pages = append(pages, residence{addr, present})
+			}
+		}
+	}
+	for _, i := range p.batch {
+		if s, t := leaves(&e.mem.Ring[i].Msg); s < t {
+			look(s, t)
+		}
+		if s, t := arrives(&e.mem.Ring[i].Msg); s < t {
+			look(s, t)
+		}
+	}
+	return pages
+}
+
+// misplaced counts the pages that are not where they would be in this order.
+func (e *Engine) misplaced(p *process, order []int, pages []residence) (wrong int) {
+	for _, page := range pages {
+		state := e.traceBack(p, order, page.addr)
+		if state == space.InFlight || state == space.Removed {
+			continue // it may be there or not
+		}
+		if (state == space.Touched) != page.present {
+			wrong++
+		}
+	}
+	return wrong
+}
+
+// traceBack says what the table has of the page that is at addr after all events.
+func (e *Engine) traceBack(p *process, order []int, addr uint64) space.State {
+	for _, n := range slices.Backward(order) {
+		m := &e.mem.Ring[p.batch[n]].Msg
+		if s, t := arrives(m); s <= addr && addr < t {
+			from, to, _ := m.Remap()
+			addr = from + addr - to
+			continue
+		}
+		if s, t := leaves(m); s <= addr && addr < t {
+			return space.Untouched
+		}
+		if m.Event == uffd.EventRemove {
+			if s, t := m.Range(); s <= addr && addr < t {
+				return space.Removed
+			}
+		}
+	}
+	return p.table.Get(addr).State()
+}
+
+// arrangement is a search for an order. Addresses are told apart as far as events do: by
+// indexes of pieces between neighbouring edges.
+type arrangement struct {
+	events []effect
+	there  []bool // registered, after the events in order
+	now    []bool // registered in the end
+	came   []bool // ever
+	order  []int
+	used   []bool
+	steps  int
+	growth bool // a piece may have come without an event
+}
+
+// effect is what an event does to the pieces.
+type effect struct {
+	out, outEnd, in, inEnd int
+	stays                  bool // MREMAP_DONTUNMAP: what leaves is still mapped
+}
+
+func (v effect) moves() bool { return v.in < v.inEnd }
+
+// meets says whether two events are about the same pieces.
+func (v effect) meets(w effect) bool {
+	return v.out < w.outEnd && w.out < v.outEnd || v.out < w.inEnd && w.in < v.outEnd ||
+		v.in < w.outEnd && w.out < v.inEnd || v.in < w.inEnd && w.in < v.inEnd
+}
+
+func newArrangement(e *Engine, p *process, now ranges) *arrangement {
 	var edges []uint64
 	for _, i := range p.batch {
 		m := &e.mem.Ring[i].Msg
@@ -237,97 +435,141 @@ func (e *Engine) arrange(p *process, now ranges) bool {
 		k, _ := slices.BinarySearch(edges, addr)
 		return k
 	}
+	a := &arrangement{
+		events: make([]effect, len(p.batch)), used: make([]bool, len(p.batch)),
+		there: make([]bool, len(edges)), now: make([]bool, len(edges)), came: make([]bool, len(edges)),
+	}
 	// What was there when the batch began: what is there now, and what left since,
 	// less what came since.
 	count := make([]int, len(edges))
-	came := make([]bool, len(edges))
 	for k := range edges {
-		if now.covers(edges[k], edges[k]+1) {
+		if a.now[k] = now.covers(edges[k], edges[k]+1); a.now[k] {
 			count[k] = 1
 		}
 	}
-	type moves struct{ out, outEnd, in, inEnd int }
-	events := make([]moves, len(p.batch))
 	for n, i := range p.batch {
-		m := &e.mem.Ring[i].Msg
-		v := &events[n]
-		if a, b := leaves(m); a < b {
-			v.out, v.outEnd = index(a), index(b)
+		ev := &e.mem.Ring[i]
+		v := &a.events[n]
+		if s, t := leaves(&ev.Msg); s < t {
+			v.out, v.outEnd = index(s), index(t)
 		}
-		if a, b := arrives(m); a < b {
-			v.in, v.inEnd = index(a), index(b)
+		if s, t := arrives(&ev.Msg); s < t {
+			v.in, v.inEnd = index(s), index(t)
+			v.stays = ev.Child == 0 // each UNMAP of a mremap's own has been read by now
 		}
-		for k := v.out; k < v.outEnd; k++ {
+		for k := v.out; k < v.outEnd && !v.stays; k++ {
 			count[k]++
 		}
 		for k := v.in; k < v.inEnd; k++ {
 			count[k]--
-			came[k] = true
+			a.came[k] = true
 		}
 	}
-	there := make([]bool, len(edges))
-	for k := range there {
-		there[k] = count[k] >= 1
-		came[k] = came[k] || there[k]
+	for k := range a.there {
+		a.there[k] = count[k] >= 1
+		a.came[k] = a.came[k] || a.there[k]
 	}
-	can := func(v moves) bool {
-		moving := v.in < v.inEnd
-		some, ever := v.out == v.outEnd, false
-		for k := v.out; k < v.outEnd; k++ {
-			if moving && !there[k] {
-				return false
-			}
-			some, ever = some || there[k], ever || came[k]
+	return a
+}
+
+// can says whether an event can have come next.
+func (a *arrangement) can(v effect) bool {
+	some, ever := v.out == v.outEnd, false
+	for k := v.out; k < v.outEnd; k++ {
+		// What has grown lies behind something that was there.
+		if v.moves() && !a.there[k] && (!a.growth || k == v.out) {
+			return false
+		}
+		some, ever = some || a.there[k], ever || a.came[k]
+	}
+	for k := v.in; k < v.inEnd; k++ {
+		if a.there[k] && (k < v.out || k >= v.outEnd) {
+			return false
+		}
+	}
+	return some || !ever || a.growth
+}
+
+// ends says whether what is there after all events is what is there now.
+func (a *arrangement) ends() bool {
+	for k, there := range a.there {
+		if there && !a.now[k] || !there && a.now[k] && !a.growth {
+			return false
+		}
+	}
+	return true
+}
+
+// fits says whether an order can have been where what has arrived may have grown. Nothing is
+// known of what was there before.
+func (a *arrangement) fits(order []int) bool {
+	type known uint8
+	const (
+		unknown known = iota
+		yes
+		no
+		arrived
+	)
+	there := make([]known, len(a.there))
+	for _, n := range order {
+		v := a.events[n]
+		if v.moves() && there[v.out] == no {
+			return false
 		}
 		for k := v.in; k < v.inEnd; k++ {
-			if there[k] && (k < v.out || k >= v.outEnd) {
+			if (there[k] == yes || there[k] == arrived) && (k < v.out || k >= v.outEnd) {
 				return false
 			}
 		}
-		return some || !ever
+		for k := v.out; k < v.outEnd; k++ {
+			if there[k] = no; v.stays {
+				there[k] = yes
+			}
+		}
+		for k := v.in; k < v.inEnd; k++ {
+			there[k] = arrived
+		}
 	}
-	order := make([]int, 0, len(events))
-	used := make([]bool, len(events))
-	steps := 0
-	var try func() bool
-	try = func() bool {
-		if len(order) == len(events) {
+	for k := range there {
+		if (there[k] == no || there[k] == unknown) && a.now[k] && k > 0 && there[k-1] == arrived {
+			there[k] = arrived // it has grown
+		}
+		if (there[k] == no) == a.now[k] && there[k] != unknown {
+			return false
+		}
+	}
+	return true
+}
+
+// try finds the rest of the order.
+func (a *arrangement) try() bool {
+	if len(a.order) == len(a.events) {
+		return a.ends()
+	}
+	for n, v := range a.events {
+		if a.used[n] || !a.can(v) {
+			continue
+		}
+		if a.steps++; a.steps > arrangeMax {
+			return false
+		}
+		before := slices.Clone(a.there)
+		for k := v.out; k < v.outEnd; k++ {
+			a.there[k] = v.stays
+		}
+		for k := v.in; k < v.inEnd; k++ {
+			a.there[k] = true
+		}
+		a.used[n] = true
+		a.order = append(a.order, n)
+		if a.try() {
 			return true
 		}
-		for n, v := range events {
-			if used[n] || !can(v) {
-				continue
-			}
-			if steps++; steps > arrangeMax {
-				return false
-			}
-			before := slices.Clone(there)
-			for k := v.out; k < v.outEnd; k++ {
-				there[k] = false
-			}
-			for k := v.in; k < v.inEnd; k++ {
-				there[k] = true
-			}
-			used[n] = true
-			order = append(order, n)
-			if try() {
-				return true
-			}
-			order = order[:len(order)-1]
-			used[n] = false
-			copy(there, before)
-		}
-		return false
+		a.order = a.order[:len(a.order)-1]
+		a.used[n] = false
+		copy(a.there, before)
 	}
-	if !try() {
-		return false
-	}
-	batch := slices.Clone(p.batch)
-	for n, k := range order {
-		p.batch[n] = batch[k]
-	}
-	p.unjudge()
-	return true
+	return false
 }
 
 // placeForks moves each FORK of the batch to where it happened among the others. now

@@ -57,6 +57,7 @@ type process struct {
 	judged       int      // events of the batch that judge has seen, and what it found:
 	points       []uint64 // where their ranges begin and end, sorted
 	ambiguous    bool     // an UNMAP and a REMAP met
+	company      bool     // events of the batch may have been read in another order than they happened
 	forks        bool
 	others       bool      // an UNMAP or a REMAP
 	placing      bool      // the batch's FORKs, among its other events

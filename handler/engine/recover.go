@@ -255,6 +255,7 @@ func (e *Engine) reloadRing() {
 	for _, i := range left {
 		p := e.procs[e.mem.Ring[i].Source-1]
 		if !e.ownUnmap(p, &e.mem.Ring[i]) {
+			p.company = true // who knows
 			p.batch = append(p.batch, i)
 		}
 	}

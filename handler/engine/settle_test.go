@@ -43,11 +43,18 @@ func eventOf(t *testing.T, text string) uffd.Msg {
 	return uffd.Msg{}
 }
 
-// order says in which order settle applies events that were read in this one, when
-// those places are registered in the end.
-func order(t *testing.T, e *Engine, p *process, read []string, registered string) []string {
+// order says in which order settle applies events that were read in this one and happened
+// in that one, when those places are registered in the end, and everything was resident.
+func order(t *testing.T, e *Engine, p *process, read, happened []string, registered string) []string {
 	t.Helper()
 	p.batch = nil
+	for place := byte('A'); place < 'G'; place++ {
+		for i := range uint64(placePages) {
+			if err := p.table.Set(at(place)+i*space.PageSize, space.Make(space.Touched, 0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	names := map[int]string{}
 	for i, text := range read {
 		e.mem.Ring[i] = state.Event{Source: uint32(p.index) + 1, Sequence: uint64(i), Msg: eventOf(t, text)}
@@ -60,7 +67,18 @@ func order(t *testing.T, e *Engine, p *process, read []string, registered string
 	for _, place := range []byte(registered) {
 		now.add(at(place), at(place)+placeBytes)
 	}
-	settleWith(t, e, p, now)
+	var pages []residence
+	var order []int
+	for _, text := range happened {
+		order = append(order, slices.IndexFunc(p.batch, func(i int) bool { return names[i] == text }))
+	}
+	for _, place := range []byte(registered) {
+		for i := range uint64(placePages) {
+			addr := at(place) + i*space.PageSize
+			pages = append(pages, residence{addr, e.traceBack(p, order, addr) == space.Touched})
+		}
+	}
+	settleWith(t, e, p, now, pages)
 	var out []string
 	for _, i := range p.batch {
 		out = append(out, names[i])
@@ -76,14 +94,14 @@ func order(t *testing.T, e *Engine, p *process, read []string, registered string
 }
 
 // settleWith is settle, told what is mapped.
-func settleWith(t *testing.T, e *Engine, p *process, now ranges) {
+func settleWith(t *testing.T, e *Engine, p *process, now ranges, pages []residence) {
 	t.Helper()
 	p.unjudge()
 	e.judge(p)
 	if !p.ambiguous {
 		return
 	}
-	if !e.arrange(p, now) {
+	if !e.arrange(p, now, pages) {
 		t.Errorf("no order was found; registered is %x", now)
 	}
 }
@@ -175,7 +193,7 @@ func TestEventsAreAppliedInTheOrderOfTheirEffects(t *testing.T) {
 		},
 	} {
 		e, p, _ := fakeEngine(t)
-		if got := order(t, e, p, c.read, c.registered); !slices.Equal(got, c.want) {
+		if got := order(t, e, p, c.read, c.want, c.registered); !slices.Equal(got, c.want) {
 			t.Errorf("%s: read %q, applied %q, want %q", c.name, c.read, got, c.want)
 		}
 	}
@@ -334,6 +352,21 @@ func (m *program) registered() ranges {
 	return r
 }
 
+// resident says which of a place's pages are: another pattern for each content.
+func resident(slot uint32, page uint64) bool { return slot>>page&1 == 1 }
+
+// residences are those of all pages that are registered.
+func (m *program) residences() (pages []residence) {
+	for place, slot := range m.content {
+		for i := range uint64(placePages) {
+			if !m.unseen[place] {
+				pages = append(pages, residence{at(place) + i*space.PageSize, resident(slot, i)})
+			}
+		}
+	}
+	return pages
+}
+
 // register is what the engine and the helper do with a new mapping when all that
 // happened before is applied.
 func (m *program) register(p *process) {
@@ -380,13 +413,16 @@ func TestPagesGoWhereAProgramMovesThemInWhateverOrderThatIsTold(t *testing.T) {
 			k := m.rnd.IntN(len(m.threads))
 			m.threads[k].places = append(m.threads[k].places, place)
 			for i := range uint64(placePages) {
-				if i > 0 {
+				entry := space.Make(space.Touched, 0)
+				if !resident(slot, i) {
+					entry = space.Make(space.Slot, slot)
 					e.slots.ref(slot)
 				}
-				if err := p.table.Set(at(place)+i*space.PageSize, space.Make(space.Slot, slot)); err != nil {
+				if err := p.table.Set(at(place)+i*space.PageSize, entry); err != nil {
 					t.Fatal(err)
 				}
 			}
+			e.slots.drop(slot)
 			p.ranges.add(at(place), at(place)+placeBytes)
 		}
 		m.table = maps.Clone(m.content)
@@ -470,7 +506,7 @@ func (m *program) read(t *testing.T, e *Engine, p *process) {
 			if !m.quiet() {
 				return
 			}
-			settleWith(t, e, p, m.registered())
+			settleWith(t, e, p, m.registered(), m.residences())
 			for len(p.batch) > 0 {
 				if !e.applyFirst(p) {
 					t.Fatal("an event cannot be applied")
@@ -496,21 +532,29 @@ func (m *program) check(t *testing.T, e *Engine, p *process) {
 	wrong := ""
 	for place := byte('A'); place < 'G'; place++ {
 		slot, mapped := m.content[place]
+		far := 0
 		for i := range uint64(placePages) {
 			entry := p.table.Get(at(place) + i*space.PageSize)
-			if slot == 0 && entry.State() == space.Untouched {
+			switch {
+			case slot == 0 && entry.State() == space.Untouched, resident(slot, i) && entry.State() == space.Touched:
 				continue
+			case slot != 0 && !resident(slot, i):
+				far++
 			}
 			if slot == 0 || entry.State() != space.Slot || entry.Slot() != slot {
 				wrong = fmt.Sprintf("page %d of %c is %v %d, want %d (mapped %v)", i, place, entry.State(), entry.Slot(), slot, mapped)
 			}
 		}
-		if slot != 0 && e.slots.refs[slot] != placePages && wrong == "" {
+		if slot != 0 && int(e.slots.refs[slot]) != far && wrong == "" {
 			wrong = fmt.Sprintf("%c has %d references", place, e.slots.refs[slot])
 		}
 	}
-	if wrong == "" && (int(e.slots.live) != m.written() || !slices.Equal(p.ranges, m.registered())) {
-		wrong = fmt.Sprintf("%d slots for %d places; ranges %x, want %x", e.slots.live, m.written(), p.ranges, m.registered())
+	if wrong == "" && int(e.slots.live) != m.written() {
+		wrong = fmt.Sprintf("%d slots for %d places", e.slots.live, m.written())
+	}
+	if wrong == "" && !slices.Equal(p.ranges, m.registered()) {
+		m.open = true // of zeros nobody can tell which they are, and the next look at the mappings finds them
+		return
 	}
 	if wrong == "" {
 		return

@@ -56,6 +56,18 @@ func (s *Scanner) Populated(pagemap int, start, end uint64, visit func(start, en
 	return nil
 }
 
+// Present says whether a page is in memory, or in swap, by an open /proc/PID/pagemap. Bits
+// as in Documentation/admin-guide/mm/pagemap.rst.
+func Present(pagemap int, addr uint64) (bool, error) {
+	const present, swapped = 1 << 63, 1 << 62
+	var entry [8]byte
+	n, err := syscall.Pread(pagemap, entry[:], int64(addr/pageSize*8))
+	if err == nil && n != len(entry) {
+		err = ErrGone
+	}
+	return err == nil && binary.LittleEndian.Uint64(entry[:])&(present|swapped) != 0, err
+}
+
 // Shared counts the pages from addr on, pages of them, that are present and not
 // exclusively this process's: what a write would copy. Bits as in
 // Documentation/admin-guide/mm/pagemap.rst.

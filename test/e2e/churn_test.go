@@ -54,3 +54,17 @@ func TestChurnOfAllMemoryCallsLosesNoByteOnLoadedCPUs(t *testing.T) {
 	far.expectSound(t)
 	far.expectFar(t)
 }
+
+// Programs that move, grow and shrink memory without looking at it, by MREMAP_DONTUNMAP too,
+// send events in bursts. With one thread they come in the order in which they happened.
+func TestMovesInBurstsLoseNoByte(t *testing.T) {
+	requireFarpage(t)
+	const seconds = 10
+	for name, who := range map[string][]string{"one thread": {"--alone"}, "one of three threads": {"--threads", "1"}} {
+		argv := append([]string{guest(t, "churn"), "--seconds", strconv.Itoa(seconds), "--only", "read,write,dance,grow,shrink,replace,trim,move,fixed"}, who...)
+		far := startFarWithoutStats(t, "--local", "4Mi", "--", argv).wait(10 * time.Minute)
+		if far.status != 0 || string(far.stdout) != "churn: 1 threads right\n" {
+			t.Errorf("%s: exit status %d, stdout %q\nstderr:\n%s", name, far.status, far.stdout, far.stderr)
+		}
+	}
+}

@@ -34,6 +34,7 @@ enum operation {
 	OP_SHRINK,
 	OP_MOVE,
 	OP_FIXED,
+	OP_DANCE,
 	OP_PROTECT,
 	OP_FORK,
 	OP_HUGE,
@@ -100,6 +101,7 @@ struct options {
 	uint32_t seconds;
 	uint64_t seed;
 	uint32_t operations; /* bit mask of enum operation */
+	bool alone; /* one thread in all */
 	bool hold; /* stop (SIGSTOP) on a wrong byte instead of ending */
 };
 

@@ -17,7 +17,7 @@ static bool stop;
 static __attribute__((noreturn)) void usage(const char *program)
 {
 	dprintf(2,
-		"usage: %s [--threads N] [--seconds N] [--seed N] [--hold]\n"
+		"usage: %s [--threads N] [--seconds N] [--seed N] [--hold] [--alone]\n"
 		"       [--only OPERATION,...] [--without OPERATION,...] "
 		"[--with OPERATION,...]\n"
 		"operations:",
@@ -54,6 +54,7 @@ static void parse(int argc, char **argv)
 		{ "without", required_argument, NULL, 'x' },
 		{ "with", required_argument, NULL, 'w' },
 		{ "hold", no_argument, NULL, 'h' },
+		{ "alone", no_argument, NULL, 'a' },
 		{ 0 },
 	};
 	int option;
@@ -81,6 +82,9 @@ static void parse(int argc, char **argv)
 		case 'h':
 			options.hold = true;
 			break;
+		case 'a':
+			options.alone = true;
+			break;
 		default:
 			usage(argv[0]);
 		}
@@ -100,6 +104,35 @@ static void *work(void *argument_worker)
 		reap(worker, true);
 	check_all(worker, "at the end");
 	return NULL;
+}
+
+static void stop_now(int number)
+{
+	(void)number;
+	stop = true;
+}
+
+/* In the only thread of the program, without a watchdog. */
+static void work_alone(struct worker *worker)
+{
+	options.operations &= ~(1U << OP_FORK);
+	signal(SIGALRM, stop_now);
+	alarm(options.seconds);
+	work(worker);
+}
+
+static void work_in_threads(struct worker *workers)
+{
+	pthread_t threads[WORKERS_MAX];
+
+	for (uint32_t w = 0; w < options.threads; w++)
+		if (pthread_create(&threads[w], NULL, work, &workers[w]))
+			fail("pthread_create");
+	start_watchdog(workers);
+	sleep(options.seconds);
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	for (uint32_t w = 0; w < options.threads; w++)
+		pthread_join(threads[w], NULL);
 }
 
 static void prepare(struct worker *worker, uint32_t number,
@@ -138,12 +171,13 @@ static void print_totals(const struct worker *workers)
 
 int main(int argc, char **argv)
 {
-	pthread_t threads[WORKERS_MAX];
 	struct progress *progress;
 	struct worker *workers;
 
 	options.seed = (uint64_t)time(NULL) * 1000 + (uint64_t)getpid();
 	parse(argc, argv);
+	if (options.alone)
+		options.threads = 1;
 	dprintf(2, "churn: --threads %u --seconds %u --seed %lu\n",
 		options.threads, options.seconds, options.seed);
 	progress = mmap(NULL, options.threads * sizeof(*progress),
@@ -155,14 +189,10 @@ int main(int argc, char **argv)
 		options.threads * sizeof(*workers) / PAGE_BYTES + 1);
 	for (uint32_t w = 0; w < options.threads; w++)
 		prepare(&workers[w], w, &progress[w]);
-	for (uint32_t w = 0; w < options.threads; w++)
-		if (pthread_create(&threads[w], NULL, work, &workers[w]))
-			fail("pthread_create");
-	start_watchdog(workers);
-	sleep(options.seconds);
-	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
-	for (uint32_t w = 0; w < options.threads; w++)
-		pthread_join(threads[w], NULL);
+	if (options.alone)
+		work_alone(workers);
+	else
+		work_in_threads(workers);
 	print_totals(workers);
 	printf("churn: %u threads right\n", options.threads);
 	return 0;

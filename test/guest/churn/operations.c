@@ -9,6 +9,7 @@ const char *const operation_names[OPERATIONS] = {
 	[OP_TRIM] = "trim",	    [OP_OVERMAP] = "overmap",
 	[OP_GROW] = "grow",	    [OP_SHRINK] = "shrink",
 	[OP_MOVE] = "move",	    [OP_FIXED] = "fixed",
+	[OP_DANCE] = "dance",
 	[OP_PROTECT] = "protect",   [OP_FORK] = "fork",
 	[OP_HUGE] = "huge",
 };
@@ -174,19 +175,25 @@ static char *try_mremap(struct worker *worker, struct region *region,
 	return NULL;
 }
 
-static void do_resize(struct worker *worker, struct region *region,
-		      uint32_t pages, const char *what)
+static bool resize(struct worker *worker, struct region *region, uint32_t pages)
 {
-	char *at;
+	char *at = try_mremap(worker, region, pages, MREMAP_MAYMOVE, NULL);
 
-	remember(worker, region, what, region->pages, pages);
-	at = try_mremap(worker, region, pages, MREMAP_MAYMOVE, NULL);
 	if (!at)
-		return;
+		return false;
 	region->at = at;
 	if (pages > region->pages)
 		zeroed(region, region->pages, pages - region->pages);
 	region->pages = pages;
+	return true;
+}
+
+static void do_resize(struct worker *worker, struct region *region,
+		      uint32_t pages, const char *what)
+{
+	remember(worker, region, what, region->pages, pages);
+	if (!resize(worker, region, pages))
+		return;
 	remember(worker, region, "resized", 0, pages);
 	for (uint32_t p = pick(worker, 2); p < pages; p += 2)
 		check_page(worker, region, p, what);
@@ -251,6 +258,48 @@ static void do_move(struct worker *worker, struct region *region)
 		give_up_target(worker, region->pages);
 }
 
+/* Elsewhere, and the old place stays mapped, with zeros, until it is unmapped. */
+static bool stay_and_unmap(struct worker *worker, struct region *region)
+{
+	char *old = region->at;
+	char *at = try_mremap(worker, region, region->pages,
+			      MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
+
+	if (!at)
+		return false;
+	region->at = at;
+	if (!pick(worker, 4) &&
+	    *(volatile uint64_t *)(void *)(old + bytes(pick(worker, region->pages))))
+		fail("MREMAP_DONTUNMAP has left something behind at %p", (void *)old);
+	if (munmap(old, bytes(region->pages)))
+		fail_errno("munmap of what stayed");
+	return true;
+}
+
+/* Moves, grows and shrinks several times without looking at a page in between. */
+static void do_dance(struct worker *worker, struct region *region)
+{
+	bool goes_on = may_move(worker, region);
+
+	remember(worker, region, "dance", 0, region->pages);
+	for (uint32_t n = 2 + pick(worker, 6); goes_on && n; n--) {
+		uint32_t grown = region->pages + 1 + pick(worker, 50);
+
+		switch (pick(worker, 4)) {
+		case 0:
+			goes_on = grown > REGION_PAGES_MAX || resize(worker, region, grown);
+			break;
+		case 1:
+			goes_on = resize(worker, region, 1 + pick(worker, region->pages));
+			break;
+		default:
+			goes_on = stay_and_unmap(worker, region);
+		}
+	}
+	remember(worker, region, "danced", 0, region->pages);
+	check_region(worker, region, "danced");
+}
+
 /* Onto another region of the same worker, whose rest goes too. */
 static void do_fixed(struct worker *worker, struct region *region)
 {
@@ -307,6 +356,7 @@ static const struct {
 	[OP_TRIM] = { 1, do_trim },	    [OP_OVERMAP] = { 1, do_overmap },
 	[OP_GROW] = { 2, do_grow },	    [OP_SHRINK] = { 1, do_shrink },
 	[OP_MOVE] = { 1, do_move },	    [OP_FIXED] = { 1, do_fixed },
+	[OP_DANCE] = { 1, do_dance },
 	[OP_PROTECT] = { 1, do_protect },   [OP_FORK] = { 1, do_fork },
 	[OP_HUGE] = { 0, NULL }, /* a way to map, see map_region */
 };
