@@ -297,7 +297,7 @@ func (v verdict) better(other verdict) bool {
 }
 
 // earlierMax bounds the batches for which changes of an order are tried one by one.
-const earlierMax = 64
+const earlierMax = 32
 
 // earlier tries an order with one event before another that was read first, where the two
 // have to do with each other: whoever raised it lost the CPU before it was queued.
@@ -326,7 +326,7 @@ type residence struct {
 // residences looks at pages of the ranges that the batch speaks of, some of each, that are
 // registered now. No page of them comes or goes while the batch waits, but by its events.
 func (e *Engine) residences(p *process, now ranges) (pages []residence) {
-	const perRange, most = 16, 1024
+	const perRange, most = 16, 512
 	if p.rec.PagemapFD < 0 {
 		return nil
 	}
