@@ -187,10 +187,9 @@ func (e *Engine) serveZero(p *process, f *fault, entry space.Entry) outcome {
 		pages++
 	}
 	done, errno := trip(pages, func(pages int) (uint64, syscall.Errno) {
-		if f.flags&uffd.FaultWrite != 0 {
-			return uffd.Copy(p.uffd(), f.addr, e.zero[:pages*space.PageSize], 0)
-		}
-		return uffd.Zero(p.uffd(), f.addr, uint64(pages)*space.PageSize, 0)
+		// Pages of its own, for a reader too: a write to the kernel's zero page raises no fault,
+		// and what was read ahead of that could grow past the budget unseen.
+		return uffd.Copy(p.uffd(), f.addr, e.zero[:pages*space.PageSize], 0)
 	})
 	n := int(done / space.PageSize)
 	for k := range n {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -148,4 +149,30 @@ func (p program) run(t *testing.T, start func(dir string) job) programOutcome {
 		}
 	}
 	return result
+}
+
+// readFirst reads all of its memory before it writes it, three times the budget: what is
+// mapped for a reader must not become the process's own unseen.
+const readFirst = `
+import ctypes, mmap, threading
+size = 96 << 20
+m = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+zeros = sum(m[i] for i in range(0, size, 4096))
+at = ctypes.addressof(ctypes.c_char.from_buffer(m))
+for value in 1, 2, 3:
+    halves = [threading.Thread(target=ctypes.memset, args=(at + k * size // 2, value, size // 2)) for k in range(2)]
+    [h.start() for h in halves]
+    [h.join() for h in halves]
+print(zeros, sum(m[i] for i in range(0, size, 4096)))
+`
+
+func TestMemoryThatIsReadFirstStaysInTheBudget(t *testing.T) {
+	requireFarpage(t)
+	far := startFar(t, t.TempDir(), requireProgram(t, "python3"), "-c", readFirst).wait(5 * time.Minute)
+	far.log(t)
+	if want := fmt.Sprintln(0, 3*24576); far.status != 0 || string(far.stdout) != want {
+		t.Errorf("exit status %d, stdout %q, want %q\n%s", far.status, far.stdout, want, far.stderr)
+	}
+	far.expectInBudget(t)
+	far.expectSound(t)
 }
