@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -232,7 +234,42 @@ func TestEventsOfOneThreadStayInTheirOrder(t *testing.T) {
 		p.table.Free(e.slots.drop)
 	}
 	t.Logf("%d of %d rounds are ambiguous, %d wrong", told, rounds, wrong)
-	if wrong > rounds/50 {
+	if wrong > rounds/100 {
 		t.Error("that is too often")
+	}
+}
+
+// A second task is the helper only where there is one.
+func TestProcessIsAloneWithItsHelperOnly(t *testing.T) {
+	for _, c := range []struct {
+		tasks int
+		flags uint32
+		alone bool
+	}{
+		{1, 0, true},
+		{2, 0, false},
+		{1, state.FlagReady, true},
+		{2, state.FlagReady, true},
+		{3, state.FlagReady, false},
+		{2, state.FlagReady | state.FlagHungUp, false},
+	} {
+		e, p, _ := fakeEngine(t)
+		dir := t.TempDir() // as /proc/PID/task
+		for tid := range c.tasks {
+			if err := os.Mkdir(filepath.Join(dir, fmt.Sprint(100+tid)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tasks, err := os.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tasks.Close()
+		was, flags := p.task, p.rec.Flags
+		p.task, p.rec.Flags = int(tasks.Fd()), c.flags
+		if got := e.alone(p); got != c.alone {
+			t.Errorf("%d tasks, flags %#x: alone %v, want %v", c.tasks, c.flags, got, c.alone)
+		}
+		p.task, p.rec.Flags = was, flags
 	}
 }

@@ -171,9 +171,13 @@ func (e *Engine) alone(p *process) bool {
 	if p.task < 0 {
 		return !p.has(state.FlagIdentified) // a child begins with one thread
 	}
+	most := 1
+	if p.has(state.FlagReady) && !p.has(state.FlagHungUp) {
+		most = 2 // without a helper the second one is a thread of the program's
+	}
 	var tids [3]int32
 	n, more, err := target.Tasks(p.task, tids[:])
-	return err == nil && !more && n <= 2
+	return err == nil && !more && n <= most
 }
 
 // ownUnmap says whether an UNMAP that was just read is the one of the old range that a
@@ -231,7 +235,7 @@ const arrangeMax = 20000
 // leaves was there, what arrives found nothing there, and in the end there is what is there
 // now, the registered mappings. Where the order of reading does not fit, an mremap may have
 // grown, of which no event tells, or events were read in another order. Then where pages
-// are says which it was; if that does not, what fits with the fewest changes is taken.
+// are says which it was, and only they let an order be taken that was made up by changes.
 // false: nothing fits, and the batch is as it was read.
 func (e *Engine) arrange(p *process, now ranges, pages []residence) bool {
 	a := newArrangement(e, p, now)
@@ -245,20 +249,16 @@ func (e *Engine) arrange(p *process, now ranges, pages []residence) bool {
 		return true
 	}
 	best := judge(asRead)
-	if !found && !best.fits {
-		a.growth, a.steps = true, 0
-		found = a.try()
-	}
 	start := []verdict{best}
 	if found {
-		// What needs no growth fits, whatever else was there.
+		// What the search finds needs no growth: it fits.
 		start = append(start, verdict{slices.Clone(a.order), true, e.misplaced(p, a.order, pages)})
 	}
 	for _, v := range start {
 		if v.better(best) {
 			best = v
 		}
-		for moved := true; moved && (best.misplaced > 0 || !best.fits); {
+		for moved := true; moved && best.misplaced > 0; {
 			moved = false
 			a.earlier(v.order, func(order []int) {
 				if other := judge(order); other.better(v) {
@@ -399,7 +399,6 @@ type arrangement struct {
 	order  []int
 	used   []bool
 	steps  int
-	growth bool // a piece may have come without an event
 }
 
 // effect is what an event does to the pieces.
@@ -476,8 +475,7 @@ func newArrangement(e *Engine, p *process, now ranges) *arrangement {
 func (a *arrangement) can(v effect) bool {
 	some, ever := v.out == v.outEnd, false
 	for k := v.out; k < v.outEnd; k++ {
-		// What has grown lies behind something that was there.
-		if v.moves() && !a.there[k] && (!a.growth || k == v.out) {
+		if v.moves() && !a.there[k] {
 			return false
 		}
 		some, ever = some || a.there[k], ever || a.came[k]
@@ -487,17 +485,12 @@ func (a *arrangement) can(v effect) bool {
 			return false
 		}
 	}
-	return some || !ever || a.growth
+	return some || !ever
 }
 
 // ends says whether what is there after all events is what is there now.
 func (a *arrangement) ends() bool {
-	for k, there := range a.there {
-		if there && !a.now[k] || !there && a.now[k] && !a.growth {
-			return false
-		}
-	}
-	return true
+	return slices.Equal(a.there, a.now)
 }
 
 // fits says whether an order can have been where what has arrived may have grown. Nothing is

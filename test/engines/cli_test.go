@@ -185,3 +185,20 @@ func (c *cli) testMany(t *testing.T) {
 	}
 	c.h.expectEmpty(t)
 }
+
+// part is one of several tests that share an engine.
+type part struct {
+	name string
+	run  func(*testing.T)
+}
+
+// inOrder does them one after the other, each as the test that the host's failures are of.
+func (h *host) inOrder(t *testing.T, parts []part) {
+	for _, p := range parts {
+		t.Run(p.name, func(t *testing.T) {
+			h.t = t
+			p.run(t)
+		})
+	}
+	h.t = t
+}

@@ -76,10 +76,7 @@ func TestDocker(t *testing.T) {
 	h := startHost(t)
 	d := startDocker(t, h.unpackDebian(t))
 	d.importImages(t)
-	for _, test := range []struct {
-		name string
-		run  func(*testing.T)
-	}{
+	h.inOrder(t, []part{
 		{"programs with what an engine takes away from them", d.testPrograms},
 		{"a container's life", d.testLife},
 		{"redis", d.testRedis},
@@ -90,13 +87,7 @@ func TestDocker(t *testing.T) {
 		{"a device", d.testDevice},
 		{"as the default runtime", d.testDefault},
 		{"uninstalled", d.testUninstall},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			d.t = t // they run one after the other
-			test.run(t)
-		})
-	}
-	d.t = t
+	})
 }
 
 func (d *docker) stats(t *testing.T, name string) api.Container {

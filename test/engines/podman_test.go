@@ -157,20 +157,11 @@ func TestPodmanContainers(t *testing.T) {
 	h.farpage("install", "podman", "--root", root, "--socket-dir", h.SocketDir())
 	p.hooks = filepath.Join(root, "usr/share/containers/oci/hooks.d")
 	p.importImages(t)
-	for _, test := range []struct {
-		name string
-		run  func(*testing.T)
-	}{
+	h.inOrder(t, []part{
 		{"programs with what an engine takes away from them", p.testPrograms},
 		{"a container's life", p.testLife},
 		{"twenty at once", p.testMany},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			h.t = t // they run one after the other
-			test.run(t)
-		})
-	}
-	h.t = t
+	})
 }
 
 func TestPodmanRedis(t *testing.T) {
