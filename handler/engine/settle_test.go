@@ -74,6 +74,9 @@ func order(t *testing.T, e *Engine, p *process, read, happened []string, registe
 	}
 	for _, place := range []byte(registered) {
 		for i := range uint64(placePages) {
+			if happened == nil {
+				break // nothing is known of pages
+			}
 			addr := at(place) + i*space.PageSize
 			pages = append(pages, residence{addr, e.traceBack(p, order, addr) == space.Touched})
 		}
@@ -190,6 +193,34 @@ func TestEventsAreAppliedInTheOrderOfTheirEffects(t *testing.T) {
 	} {
 		e, p, _ := fakeEngine(t)
 		if got := order(t, e, p, c.read, c.want, c.registered); !slices.Equal(got, c.want) {
+			t.Errorf("%s: read %q, applied %q, want %q", c.name, c.read, got, c.want)
+		}
+	}
+}
+
+// MREMAP_DONTUNMAP leaves the old mapping, and sends no UNMAP. To know that, pages are not needed.
+func TestWhatStaysMappedIsStillThere(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		read       []string
+		registered string
+		want       []string
+	}{
+		{
+			"moved there, and on, and that stays",
+			[]string{"remap C>A", "unmap C", "remap A>B"},
+			"AB",
+			[]string{"remap C>A", "remap A>B"},
+		},
+		{
+			"moved on twice from there, and the second time it went",
+			[]string{"remap D>A", "unmap D", "remap A>B", "remap A>C", "unmap A"},
+			"BC",
+			[]string{"remap D>A", "remap A>B", "remap A>C"},
+		},
+	} {
+		e, p, _ := fakeEngine(t)
+		if got := order(t, e, p, c.read, nil, c.registered); !slices.Equal(got, c.want) {
 			t.Errorf("%s: read %q, applied %q, want %q", c.name, c.read, got, c.want)
 		}
 	}
